@@ -1,0 +1,72 @@
+"""Refuse what cannot be honoured, in words: the argument's name, its value, and what is allowed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def as_steps(t, T: int, name: str = "t", low: int = 1) -> Tensor:
+    """Time steps as an int64 tensor on the CPU (0-dim for one step, (B,) for a batch), each in low..T.
+
+    The tables of a schedule live on the CPU in float64, on every machine; so do the indices into them.
+    Negative numbers would silently wrap in a table, hence the range check at every call.
+    """
+    if isinstance(t, bool) or not isinstance(t, (int, Tensor)):
+        raise TypeError(f"{name} must be an int or an integer tensor, got {type(t).__name__}: {t!r}")
+    steps = torch.as_tensor(t)
+    if steps.dtype == torch.bool or steps.is_floating_point() or steps.is_complex():
+        raise TypeError(f"{name} must hold integers {low}..{T}, got a tensor of dtype {steps.dtype}")
+    if steps.ndim > 1:
+        raise ValueError(f"{name} must be one step or one step per batch entry, shape (B,); got shape {tuple(steps.shape)}")
+    steps = steps.to("cpu", torch.int64)
+    if steps.numel() and not (low <= int(steps.min()) and int(steps.max()) <= T):
+        seen = int(steps) if steps.ndim == 0 else f"values from {int(steps.min())} to {int(steps.max())}"
+        raise ValueError(f"{name} = {seen} is outside {low}..{T}")
+    return steps
+
+
+def real(x, name: str) -> Tensor:
+    """`x` if it is a floating tensor without NaN or infinity, else an error that names it.
+
+    On an accelerator the values are not looked at: the check would wait for the device at every call. The training
+    loop watches its loss instead.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} has dtype {x.dtype}; diffusion works on floating values, images scaled to [-1, 1]")
+    if x.device.type == "cpu" and not torch.isfinite(x).all():
+        bad = int((~torch.isfinite(x)).sum())
+        raise ValueError(f"{name} holds {bad} value(s) that are NaN or infinite (shape {tuple(x.shape)}); all must be finite")
+    return x
+
+
+def common_shape(**tensors: Tensor) -> torch.Size:
+    """The shape that the named tensors broadcast to, or an error that names them all."""
+    try:
+        return torch.broadcast_shapes(*(x.shape for x in tensors.values()))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in tensors.items())
+        raise ValueError(f"shapes do not broadcast: {shapes}") from None
+
+
+def number(value, name: str, low: float, high: float, *, closed: str = "") -> float:
+    """A finite float inside (low, high); `closed` names the ends that are allowed too: "low", "high" or both."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}")
+    above = value >= low if "low" in closed else value > low
+    below = value <= high if "high" in closed else value < high
+    if not (above and below):
+        left, right = "[" if "low" in closed else "(", "]" if "high" in closed else ")"
+        raise ValueError(f"{name} = {value} is outside {left}{low}, {high}{right}")
+    return float(value)
+
+
+def count(value, name: str, low: int = 1) -> int:
+    """An int of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}: {value!r}")
+    if value < low:
+        raise ValueError(f"{name} = {value} is too small; it must be at least {low}")
+    return value

@@ -1,0 +1,237 @@
+"""The diffusion itself: the fixed process q, the learned process p, and the quantities that connect them.
+
+It owns no network. A network is any callable `eps_model(x_t, t) -> eps_hat`, with t an int64 tensor of shape (B,).
+Randomness is explicit: whoever calls draws `eps` and `t`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._args import as_steps, common_shape, number, real
+from .gaussian import Gaussian, discretised_log_prob
+from .schedules import NoiseSchedule
+
+EpsModel = Callable[[Tensor, Tensor], Tensor]
+ReverseVariance = Callable[[Tensor, "int | Tensor", "int | Tensor | None"], Tensor]
+
+
+class GaussianDiffusion:
+    """Forward and reverse process over a `NoiseSchedule` [Ho 2020, Secs. 2-3].
+
+    Everywhere: x_0, x_t, eps are floating tensors, batch first; t is an int or an int64 tensor of shape (B,), each
+    entry in 1..T; s, where there is one, is the earlier step, 0 <= s < t, and defaults to t - 1. Coefficients are
+    computed in float64 and cast to the data's dtype last.
+    """
+
+    def __init__(self, schedule: NoiseSchedule):
+        if not isinstance(schedule, NoiseSchedule):
+            raise TypeError(f"schedule must be a NoiseSchedule, got {type(schedule).__name__}")
+        self.schedule = schedule
+        self.T = schedule.T
+
+    def __repr__(self) -> str:
+        return f"GaussianDiffusion({self.schedule!r})"
+
+    # Reading the tables -------------------------------------------------------------------------------------------
+
+    def alpha_bar(self, t: int | Tensor, shape: torch.Size, low: int = 1, name: str = "t") -> Tensor:
+        """ᾱ_t in float64, shaped to multiply data of the given shape."""
+        steps = as_steps(t, self.T, name=name, low=low)
+        if steps.ndim and (not shape or len(steps) != shape[0]):
+            raise ValueError(f"{name} has {len(steps)} entries, but the data have shape {tuple(shape)}: one step per batch entry")
+        return self.schedule.alpha_bars[steps].reshape(steps.shape + (1,) * (len(shape) - steps.ndim))
+
+    def _pair(self, t: int | Tensor, s: int | Tensor | None, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """ᾱ_t, ᾱ_s, and the signal and noise of the jump from s to t: α = ᾱ_t/ᾱ_s (α_t for s = t-1) and β = 1 - α."""
+        t = as_steps(t, self.T)
+        s = t - 1 if s is None else as_steps(s, self.T, name="s", low=0)
+        if bool((s >= t).any()):
+            raise ValueError(f"s must be smaller than t; got s = {s.tolist()}, t = {t.tolist()}")
+        alpha_bar_t = self.alpha_bar(t, shape)
+        alpha_bar_s = self.alpha_bar(s, shape, low=0, name="s")
+        alpha = alpha_bar_t / alpha_bar_s
+        return alpha_bar_t, alpha_bar_s, alpha, 1 - alpha
+
+    # The forward process q ----------------------------------------------------------------------------------------
+
+    def q_marginal(self, x_0: Tensor, t: int | Tensor) -> Gaussian:
+        """q(x_t | x_0) = N(√ᾱ_t x_0, (1 - ᾱ_t) I) [Ho 2020, Eq. 4]."""
+        alpha_bar_t = self.alpha_bar(t, real(x_0, "x_0").shape)
+        return Gaussian(_cast(alpha_bar_t.sqrt(), x_0) * x_0, _cast(1 - alpha_bar_t, x_0))
+
+    def q_sample(self, x_0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
+        """x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε, the noised data for a given ε ~ N(0, I) [Ho 2020, Eq. 4]."""
+        alpha_bar_t = self.alpha_bar(t, common_shape(x_0=real(x_0, "x_0"), eps=real(eps, "eps")))
+        return _cast(alpha_bar_t.sqrt(), x_0) * x_0 + _cast((1 - alpha_bar_t).sqrt(), x_0) * eps
+
+    def q_step(self, x_s: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Gaussian:
+        """q(x_t | x_s) = N(√(ᾱ_t/ᾱ_s) x_s, (1 - ᾱ_t/ᾱ_s) I); for s = t-1 it is N(√α_t x_{t-1}, β_t I) [Ho 2020, Eq. 2]."""
+        _, _, alpha, beta = self._pair(t, s, real(x_s, "x_s").shape)
+        return Gaussian(_cast(alpha.sqrt(), x_s) * x_s, _cast(beta, x_s))
+
+    def q_posterior(self, x_0: Tensor, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Gaussian:
+        """q(x_s | x_t, x_0) = N(μ̃, β̃ I), for any 0 <= s < t [Ho 2020, Eqs. 6-7, where s = t-1].
+
+        μ̃ = √ᾱ_s β / (1 - ᾱ_t) · x_0 + √α (1 - ᾱ_s) / (1 - ᾱ_t) · x_t,    β̃ = (1 - ᾱ_s) / (1 - ᾱ_t) · β,
+        with α = ᾱ_t/ᾱ_s and β = 1 - α, which are α_t and β_t for s = t-1. At s = 0 it is the point x_0.
+        """
+        shape = common_shape(x_0=real(x_0, "x_0"), x_t=real(x_t, "x_t"))
+        alpha_bar_t, alpha_bar_s, alpha, beta = self._pair(t, s, shape)
+        of_x_0 = alpha_bar_s.sqrt() * beta / (1 - alpha_bar_t)
+        of_x_t = alpha.sqrt() * (1 - alpha_bar_s) / (1 - alpha_bar_t)
+        beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta
+        return Gaussian(_cast(of_x_0, x_0) * x_0 + _cast(of_x_t, x_t) * x_t, _cast(beta_tilde, x_t))
+
+    # The reverse process p ----------------------------------------------------------------------------------------
+
+    def sigma2_beta(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
+        """σ² = β = 1 - ᾱ_t/ᾱ_s, the larger of the paper's two reverse variances (β_t for s = t-1) [Ho 2020, Sec. 3.2]."""
+        return _cast(self._pair(t, s, x_t.shape)[3], x_t)
+
+    def sigma2_beta_tilde(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
+        """σ² = β̃ = (1 - ᾱ_s)/(1 - ᾱ_t) · β, the smaller one; 0 at s = 0 [Ho 2020, Sec. 3.2]."""
+        alpha_bar_t, alpha_bar_s, _, beta = self._pair(t, s, x_t.shape)
+        return _cast((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta, x_t)
+
+    def predict(self, eps_model: EpsModel, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """eps_hat = eps_model(x_t, t), with t as the (B,) tensor that networks expect, and its shape checked."""
+        if real(x_t, "x_t").ndim < 1:
+            raise ValueError("x_t must have a batch axis, got a 0-dim tensor")
+        steps = as_steps(t, self.T).to(x_t.device).expand(x_t.shape[0])
+        eps_hat = eps_model(x_t, steps)
+        if eps_hat.shape != x_t.shape:
+            raise ValueError(f"eps_model returned shape {tuple(eps_hat.shape)} for x_t of shape {tuple(x_t.shape)}; they must be equal")
+        return eps_hat
+
+    def p_mean_variance(
+        self,
+        eps_model: EpsModel,
+        x_t: Tensor,
+        t: int | Tensor,
+        s: int | Tensor | None = None,
+        sigma2: ReverseVariance | None = None,
+        clip: float | None = None,
+    ) -> tuple[Gaussian, Tensor]:
+        """p_θ(x_s | x_t) = N(μ_θ, σ² I) with μ_θ = μ̃(x̂_0, x_t); returns it and x̂_0 [Ho 2020, Eq. 11].
+
+        `sigma2(x_t, t, s)` is the reverse variance: `sigma2_beta` (default), `sigma2_beta_tilde`, or your own callable.
+        `clip` = c clamps x̂_0 to [-c, c] before it is used, as the paper's sampler does with c = 1 for images; without
+        it μ_θ = (x_t - β_t/√(1-ᾱ_t) ε̂) / √α_t exactly.
+        """
+        x_0_hat = self.x0_from_eps(x_t, self.predict(eps_model, x_t, t), t)
+        if clip is not None:
+            x_0_hat = x_0_hat.clamp(-number(clip, "clip", 0, float("inf")), clip)
+        mean = self.q_posterior(x_0_hat, x_t, t, s).mean
+        return Gaussian(mean, (sigma2 or self.sigma2_beta)(x_t, t, s)), x_0_hat
+
+    # One quantity in five coordinates: ε, x_0, v, score, μ --------------------------------------------------------
+
+    def x0_from_eps(self, x_t: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
+        """x_0 = (x_t - √(1-ᾱ_t) ε) / √ᾱ_t [Ho 2020, Eq. 15]."""
+        signal, noise = self._amplitudes(t, x_t=x_t, eps=eps)
+        return (x_t - noise * eps) / signal
+
+    def eps_from_x0(self, x_t: Tensor, x_0: Tensor, t: int | Tensor) -> Tensor:
+        """ε = (x_t - √ᾱ_t x_0) / √(1-ᾱ_t)."""
+        signal, noise = self._amplitudes(t, x_t=x_t, x_0=x_0)
+        return (x_t - signal * x_0) / noise
+
+    def score_from_eps(self, eps: Tensor, t: int | Tensor) -> Tensor:
+        """∇ log q(x_t) = -ε / √(1-ᾱ_t); the score of the marginal when ε is E[ε | x_t] [Song 2021, Sec. 3.4]."""
+        _, noise = self._amplitudes(t, eps=eps)
+        return -eps / noise
+
+    def eps_from_score(self, score: Tensor, t: int | Tensor) -> Tensor:
+        """ε = -√(1-ᾱ_t) ∇ log q(x_t)."""
+        _, noise = self._amplitudes(t, score=score)
+        return -noise * score
+
+    def v_from_x0_eps(self, x_0: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
+        """v = √ᾱ_t ε - √(1-ᾱ_t) x_0 [Salimans 2022, Sec. 4]."""
+        signal, noise = self._amplitudes(t, x_0=x_0, eps=eps)
+        return signal * eps - noise * x_0
+
+    def x0_from_v(self, x_t: Tensor, v: Tensor, t: int | Tensor) -> Tensor:
+        """x_0 = √ᾱ_t x_t - √(1-ᾱ_t) v."""
+        signal, noise = self._amplitudes(t, x_t=x_t, v=v)
+        return signal * x_t - noise * v
+
+    def eps_from_v(self, x_t: Tensor, v: Tensor, t: int | Tensor) -> Tensor:
+        """ε = √(1-ᾱ_t) x_t + √ᾱ_t v."""
+        signal, noise = self._amplitudes(t, x_t=x_t, v=v)
+        return noise * x_t + signal * v
+
+    def mean_from_eps(self, x_t: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
+        """μ = (x_t - β_t / √(1-ᾱ_t) · ε) / √α_t, the mean of one step back from t to t-1 [Ho 2020, Eq. 11]."""
+        alpha_bar_t, _, alpha_t, beta_t = self._pair(t, None, common_shape(x_t=real(x_t, "x_t"), eps=real(eps, "eps")))
+        return (x_t - _cast(beta_t / (1 - alpha_bar_t).sqrt(), x_t) * eps) / _cast(alpha_t.sqrt(), x_t)
+
+    def eps_from_mean(self, x_t: Tensor, mean: Tensor, t: int | Tensor) -> Tensor:
+        """ε = √(1-ᾱ_t) / β_t · (x_t - √α_t μ), the inverse of `mean_from_eps`."""
+        alpha_bar_t, _, alpha_t, beta_t = self._pair(t, None, common_shape(x_t=real(x_t, "x_t"), mean=real(mean, "mean")))
+        return _cast((1 - alpha_bar_t).sqrt() / beta_t, x_t) * (x_t - _cast(alpha_t.sqrt(), x_t) * mean)
+
+    def _amplitudes(self, t: int | Tensor, **tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1-ᾱ_t), shaped and cast for the named tensors."""
+        for name, x in tensors.items():
+            real(x, name)
+        alpha_bar_t = self.alpha_bar(t, common_shape(**tensors))
+        like = next(iter(tensors.values()))
+        return _cast(alpha_bar_t.sqrt(), like), _cast((1 - alpha_bar_t).sqrt(), like)
+
+    # Losses -------------------------------------------------------------------------------------------------------
+
+    def simple_loss(self, eps_model: EpsModel, x_0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
+        """L_simple for the given t and ε: the mean over batch and coordinates of (ε - ε_θ(x_t, t))² [Ho 2020, Eq. 14].
+
+        The paper's squared norm is this times the number of coordinates. Returns a 0-dim tensor to call backward on.
+        """
+        if real(eps, "eps").shape != real(x_0, "x_0").shape:
+            raise ValueError(f"eps has shape {tuple(eps.shape)}, x_0 has {tuple(x_0.shape)}; each coordinate needs its own noise")
+        eps_hat = self.predict(eps_model, self.q_sample(x_0, t, eps), t)
+        return (eps - eps_hat).square().mean()
+
+    def vlb_term(
+        self,
+        eps_model: EpsModel,
+        x_0: Tensor,
+        t: int | Tensor,
+        eps: Tensor,
+        sigma2: ReverseVariance | None = None,
+        levels: int | None = 256,
+    ) -> Tensor:
+        """One term of the variational bound, shape (B,), in nats per sample [Ho 2020, Eq. 5].
+
+        t >= 2: L_{t-1} = KL(q(x_{t-1} | x_t, x_0) ‖ p_θ(x_{t-1} | x_t)).
+        t = 1:  L_0 = -log p_θ(x_0 | x_1), with the discretised decoder of `levels` grey values, or with the Gaussian
+        density itself when `levels` is None (data that are not images).
+        """
+        if real(eps, "eps").shape != real(x_0, "x_0").shape:
+            raise ValueError(f"eps has shape {tuple(eps.shape)}, x_0 has {tuple(x_0.shape)}; each coordinate needs its own noise")
+        x_t = self.q_sample(x_0, t, eps)
+        p, _ = self.p_mean_variance(eps_model, x_t, t, sigma2=sigma2)
+        steps = as_steps(t, self.T).expand(x_0.shape[0])
+        first, rest = steps == 1, steps > 1
+        term = torch.empty(x_0.shape[0], dtype=x_0.dtype, device=x_0.device)
+        mean, var = torch.broadcast_tensors(p.mean, p.var)
+        if rest.any():
+            q = self.q_posterior(x_0[rest], x_t[rest], steps[rest])
+            term[rest] = _per_sample(q.kl(Gaussian(mean[rest], var[rest])))
+        if first.any():
+            decoder = Gaussian(mean[first], var[first])
+            log_p = decoder.log_prob(x_0[first]) if levels is None else discretised_log_prob(x_0[first], decoder, levels)
+            term[first] = -_per_sample(log_p)
+        return term
+
+
+def _cast(coefficient: Tensor, like: Tensor) -> Tensor:
+    return coefficient.to(like.device, like.dtype)
+
+
+def _per_sample(x: Tensor) -> Tensor:
+    """Sum over everything but the batch axis."""
+    return x.reshape(len(x), -1).sum(1)

@@ -1,0 +1,184 @@
+"""Data whose every diffused quantity is known exactly: what a perfect network would say.
+
+A mixture of Gaussians stays one under the forward process, so its marginals, score, E[ε | x_t] and reverse moments are
+closed forms. One component is the Gaussian case; components of variance 0 at the training images are the ideal
+denoiser of a finite data set.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._args import as_steps, count, real
+from .diffusion import GaussianDiffusion
+from .gaussian import Gaussian
+
+
+class GaussianMixture:
+    """Σ_k weights[k] · N(means[k], variances[k]), with independent coordinates inside a component.
+
+    weights (K,), positive, summing to 1; means (K, *event), where event is () for data on a line, (D,) for vectors or
+    (C, H, W) for images; variances broadcast to means and are >= 0. Samples x have shape (B, *event).
+    """
+
+    def __init__(self, weights, means, variances):
+        self.means = torch.as_tensor(means, dtype=None if isinstance(means, Tensor) else torch.float64)
+        real(self.means, "means")
+        self.weights = torch.as_tensor(weights, dtype=self.means.dtype, device=self.means.device)
+        variances = torch.as_tensor(variances, dtype=self.means.dtype, device=self.means.device)
+        K = len(self.means)
+        if variances.ndim == 1 and len(variances) == K:
+            variances = variances.reshape(K, *(1,) * (self.means.ndim - 1))
+        try:
+            self.variances = real(variances, "variances").expand_as(self.means)
+        except RuntimeError:
+            raise ValueError(f"variances {tuple(variances.shape)} do not broadcast to means {tuple(self.means.shape)}") from None
+        if self.weights.shape != (K,) or (self.weights <= 0).any() or abs(float(self.weights.sum()) - 1) > 1e-6:
+            raise ValueError(f"weights must be {K} positive numbers that sum to 1, got {self.weights.tolist()[:8]}")
+        if (self.variances < 0).any():
+            raise ValueError(f"variances must be >= 0, got {float(self.variances.min())}")
+
+    @classmethod
+    def of_points(cls, points: Tensor) -> GaussianMixture:
+        """The finite data set itself: equal weight on each point, variance 0."""
+        n = len(real(points, "points"))
+        return cls(torch.full((n,), 1 / n, dtype=points.dtype), points, torch.zeros(n, dtype=points.dtype))
+
+    @property
+    def event(self) -> torch.Size:
+        """Shape of one sample."""
+        return self.means.shape[1:]
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n independent samples, shape (n, *event)."""
+        k = torch.multinomial(self.weights, count(n, "n"), replacement=True, generator=generator)
+        return Gaussian(self.means[k], self.variances[k]).sample(generator)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each coordinate: Σ w m and Σ w (v + m²) - mean²."""
+        return _mix(self.weights, self.means, self.variances)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log Σ_k w_k N(x; m_k, v_k), shape (B,), in nats. Raises ValueError where a variance is 0."""
+        return self._log_joint(x).logsumexp(1)
+
+    def score(self, x: Tensor) -> Tensor:
+        """∇_x log p(x) = Σ_k r_k(x) (m_k - x) / v_k, with r_k the responsibilities; shape of x."""
+        r = _over(self._log_joint(x).softmax(1), self.event)
+        return (r * (self.means - x.unsqueeze(1)) / self.variances).sum(1)
+
+    def _log_joint(self, x: Tensor) -> Tensor:
+        """log w_k + log N(x; m_k, v_k), shape (B, K)."""
+        _of_event(x, "x", self.event)
+        return _flat(Gaussian(self.means, self.variances).log_prob(x.unsqueeze(1)), self.event) + self.weights.log()
+
+
+class Oracle:
+    """Everything exact about `data` (a GaussianMixture) under `diffusion`; callable as an eps_model.
+
+    With α̂ = √ᾱ_t and component k, x_0 given x_t is N(m_k + g_k (x_t - α̂ m_k), v_k (1 - ᾱ_t) / V_k), where
+    V_k = ᾱ_t v_k + 1 - ᾱ_t is the component's variance at t and g_k = α̂ v_k / V_k. The methods mix these.
+    """
+
+    def __init__(self, data: GaussianMixture, diffusion: GaussianDiffusion):
+        self.data, self.diffusion = data, diffusion
+
+    def __call__(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        return self.eps_star(x_t, t)
+
+    def q_t(self, t: int) -> GaussianMixture:
+        """The marginal q(x_t) = Σ_k w_k N(√ᾱ_t m_k, ᾱ_t v_k + 1 - ᾱ_t); t = 0 is the data."""
+        alpha_bar_t = float(self.diffusion.schedule.alpha_bars[as_steps(int(t), self.diffusion.T, low=0)])
+        data = self.data
+        return GaussianMixture(data.weights, math.sqrt(alpha_bar_t) * data.means, alpha_bar_t * data.variances + 1 - alpha_bar_t)
+
+    def eps_star(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """E[ε | x_t], the minimiser of L_simple: the perfect noise prediction."""
+        return self.diffusion.eps_from_x0(x_t, self.x_0_moments(x_t, t)[0], t)
+
+    def score(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """∇ log q(x_t), from the marginal itself: Σ_k r_k (√ᾱ_t m_k - x_t) / V_k."""
+        r, signal, V = self._components(x_t, t)
+        return (_over(r, self.data.event) * (signal * self.data.means - x_t.unsqueeze(1)) / V).sum(1)
+
+    def log_q(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """log q(x_t), shape (B,), in nats; t may be 0 when no component is a point."""
+        if isinstance(t, int):
+            return self.q_t(t).log_prob(x_t)
+        return self._log_joint(x_t, t)[0].logsumexp(1)
+
+    def x_0_moments(self, x_t: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
+        """E[x_0 | x_t] and Var(x_0 | x_t), coordinate by coordinate, both of the shape of x_t."""
+        r, signal, V = self._components(x_t, t)
+        means, variances = self._x_0_given(x_t, signal, V)
+        return _mix(_over(r, self.data.event), means, variances, dim=1)
+
+    def sample_x_0(self, x_t: Tensor, t: int | Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One draw of x_0 from q(x_0 | x_t) for each x_t."""
+        r, signal, V = self._components(x_t, t)
+        means, variances = self._x_0_given(x_t, signal, V)
+        k = torch.multinomial(r, 1, generator=generator)[:, 0]
+        rows = torch.arange(len(x_t))
+        return Gaussian(means[rows, k], variances[rows, k]).sample(generator)
+
+    def q_s_log_prob(self, x_s: Tensor, x_t: Tensor, t: int | Tensor, s: int | None = None) -> Tensor:
+        """log q(x_s | x_t) = log q(x_s) + log q(x_t | x_s) - log q(x_t), Bayes' rule, shape (B,), in nats."""
+        step = _flat(self.diffusion.q_step(x_s, t, s).log_prob(x_t), self.data.event)
+        return self.log_q(x_s, t - 1 if s is None else s) + step - self.log_q(x_t, t)
+
+    def q_s_moments(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and variance of q(x_s | x_t): what an ideal reverse step has [Bao 2022, Thm. 1].
+
+        The mean is μ̃ at E[x_0 | x_t]; the variance is β̃ + (slope of μ̃ in x_0)² · Var(x_0 | x_t).
+        """
+        mean_0, var_0 = self.x_0_moments(x_t, t)
+        q = self.diffusion.q_posterior(mean_0, x_t, t, s)
+        slope = self.diffusion.q_posterior(torch.ones_like(x_t), torch.zeros_like(x_t), t, s).mean
+        return q.mean, q.var + slope**2 * var_0
+
+    def sigma2_optimal(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
+        """Var(x_s | x_t), as a reverse variance for `p_mean_variance`."""
+        return self.q_s_moments(x_t, t, s)[1]
+
+    def _components(self, x_t: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log_joint, signal, V = self._log_joint(x_t, t)
+        return log_joint.softmax(1), signal, V
+
+    def _log_joint(self, x_t: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log w_k + log N(x_t; √ᾱ_t m_k, V_k), shape (B, K), with √ᾱ_t and V_k shaped (B or 1, K or 1, *event)."""
+        data = self.data
+        _of_event(x_t, "x_t", data.event)
+        alpha_bar_t = self.diffusion.alpha_bar(t, x_t.shape).unsqueeze(1 if x_t.ndim else 0)
+        alpha_bar_t = alpha_bar_t.to(x_t.device)
+        signal, V = alpha_bar_t.sqrt().to(x_t.dtype), (alpha_bar_t * data.variances + 1 - alpha_bar_t).to(x_t.dtype)
+        log_N = _flat(Gaussian(signal * data.means, V).log_prob(x_t.unsqueeze(1)), data.event)
+        return log_N + data.weights.log(), signal, V
+
+    def _x_0_given(self, x_t: Tensor, signal: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+        m, v = self.data.means, self.data.variances
+        means = m + signal * v / V * (x_t.unsqueeze(1) - signal * m)
+        return means, (v - (signal * v) ** 2 / V).clamp(min=0).expand_as(means)
+
+
+def _mix(weights: Tensor, means: Tensor, variances: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+    w = weights if dim else _over(weights, means.shape[1:])
+    mean = (w * means).sum(dim)
+    return mean, (w * (variances + (means - mean.unsqueeze(dim)) ** 2)).sum(dim)
+
+
+def _over(r: Tensor, event: torch.Size) -> Tensor:
+    """Give per-component numbers the event's axes."""
+    return r.reshape(r.shape + (1,) * len(event))
+
+
+def _flat(per_coordinate: Tensor, event: torch.Size) -> Tensor:
+    """Sum over the event's axes."""
+    return per_coordinate.flatten(per_coordinate.ndim - len(event)).sum(-1) if event else per_coordinate
+
+
+def _of_event(x: Tensor, name: str, event: torch.Size) -> None:
+    if real(x, name).ndim != 1 + len(event) or x.shape[1:] != event:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; wanted (B, {', '.join(map(str, event))}) for this data")

@@ -1,0 +1,178 @@
+"""How much noise each step adds: the tables β, α, ᾱ and β̃.
+
+Index convention, everywhere in the package: steps are t = 1..T as in the paper, tables have length T + 1, and entry 0
+is clean data: `betas[0] == 0`, `alphas[0] == 1`, `alpha_bars[0] == 1`. So Eqs. (2)-(15) of the paper are typed as they
+are printed, and "step t - 1" at t = 1 is a stored fact, not a special case.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ._args import count, number
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """The tables of one forward process [Ho 2020, Sec. 2].
+
+    α_t = 1 - β_t,    ᾱ_t = α_1 α_2 … α_t,    β̃_t = (1 - ᾱ_{t-1}) / (1 - ᾱ_t) · β_t
+
+    Build it with `linear`, `cosine`, `quadratic`, `constant`, `from_betas` or `from_alpha_bars`. All four tables are
+    float64, shape (T + 1,), on the CPU: coefficients are formed in float64 and cast last.
+    """
+
+    alpha_bars: Tensor
+    betas: Tensor
+    alphas: Tensor = field(init=False)
+    beta_tildes: Tensor = field(init=False)
+
+    def __post_init__(self):
+        alpha_bars, betas = self.alpha_bars, self.betas
+        beta_tildes = torch.zeros_like(betas)
+        beta_tildes[1:] = (1 - alpha_bars[:-1]) / (1 - alpha_bars[1:]) * betas[1:]
+        object.__setattr__(self, "alphas", 1 - betas)
+        object.__setattr__(self, "beta_tildes", beta_tildes)
+
+    def __repr__(self) -> str:
+        return f"NoiseSchedule(T={self.T}, alpha_bar_T={float(self.alpha_bars[-1]):.3g})"
+
+    @property
+    def T(self) -> int:
+        """Number of steps."""
+        return len(self.betas) - 1
+
+    @property
+    def snr(self) -> Tensor:
+        """Signal-to-noise ratio SNR(t) = ᾱ_t / (1 - ᾱ_t), shape (T + 1,); infinite at t = 0 [Kingma 2021, Eq. 2]."""
+        return self.alpha_bars / (1 - self.alpha_bars)
+
+    # Where schedules come from ------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_betas(cls, betas: Sequence[float] | Tensor) -> NoiseSchedule:
+        """The schedule with the given step variances β_1..β_T, each in (0, 1).
+
+        A leading 0 (the stored β_0 of a full table) is accepted, so `from_betas(schedule.betas)` is the same schedule.
+        Raises ValueError when a β lies outside (0, 1) or when ᾱ_T underflows to 0.
+        """
+        steps = _table(betas, "betas")
+        if len(steps) and steps[0] == 0:
+            steps = steps[1:]
+        _inside_0_1(steps, "betas", first=1)
+        betas = torch.cat([torch.zeros(1, dtype=torch.float64), steps])
+        alpha_bars = torch.cumprod(1 - betas, 0)
+        if alpha_bars[-1] == 0:
+            raise ValueError(f"alpha_bar_T underflows to 0 after T = {len(steps)} steps: use smaller betas or fewer steps")
+        return cls(alpha_bars, betas)
+
+    @classmethod
+    def from_alpha_bars(cls, alpha_bars: Sequence[float] | Tensor) -> NoiseSchedule:
+        """The schedule with the given ᾱ_1..ᾱ_T, strictly decreasing inside (0, 1): β_t = 1 - ᾱ_t / ᾱ_{t-1}.
+
+        A leading 1 (the stored ᾱ_0) is accepted. Raises ValueError when the values do not fall at every step.
+        """
+        steps = _table(alpha_bars, "alpha_bars")
+        if len(steps) and steps[0] == 1:
+            steps = steps[1:]
+        _inside_0_1(steps, "alpha_bars", first=1)
+        alpha_bars = torch.cat([torch.ones(1, dtype=torch.float64), steps])
+        rises = torch.nonzero(alpha_bars[1:] >= alpha_bars[:-1])
+        if len(rises):
+            t = int(rises[0]) + 1
+            raise ValueError(
+                f"alpha_bars must fall at every step, but alpha_bars[{t}] = {float(alpha_bars[t])} "
+                f"is not below alpha_bars[{t - 1}] = {float(alpha_bars[t - 1])}"
+            )
+        betas = torch.zeros_like(alpha_bars)
+        betas[1:] = 1 - alpha_bars[1:] / alpha_bars[:-1]
+        return cls(alpha_bars, betas)
+
+    @classmethod
+    def linear(cls, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> NoiseSchedule:
+        """β_t on a straight line from β_1 to β_T [Ho 2020, Sec. 4].
+
+        The paper's ends belong to T = 1000. With a much smaller T they leave signal in x_T: see `alpha_bars[-1]`.
+        """
+        return cls.from_betas(torch.linspace(*_ends(beta_1, beta_T), count(T, "T"), dtype=torch.float64))
+
+    @classmethod
+    def quadratic(cls, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> NoiseSchedule:
+        """√β_t on a straight line from √β_1 to √β_T."""
+        beta_1, beta_T = _ends(beta_1, beta_T)
+        return cls.from_betas(torch.linspace(math.sqrt(beta_1), math.sqrt(beta_T), count(T, "T"), dtype=torch.float64) ** 2)
+
+    @classmethod
+    def constant(cls, T: int, beta: float) -> NoiseSchedule:
+        """The same β at every step: ᾱ_t = (1 - β)^t."""
+        return cls.from_betas(torch.full((count(T, "T"),), number(beta, "beta", 0, 1), dtype=torch.float64))
+
+    @classmethod
+    def cosine(cls, T: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+        """ᾱ_t = f(t) / f(0) with f(t) = cos²(π/2 · (t/T + offset) / (1 + offset)) [Nichol 2021, Eqs. 16-17].
+
+        β_t is clipped at `max_beta`: f(T) = 0 would make β_T = 1 and 1/√α_T infinite.
+        """
+        offset = number(offset, "offset", 0, math.inf, closed="low")
+        u = torch.arange(count(T, "T") + 1, dtype=torch.float64) / T
+        f = torch.cos(math.pi / 2 * (u + offset) / (1 + offset)) ** 2
+        return cls.from_betas((1 - f[1:] / f[:-1]).clamp(max=number(max_beta, "max_beta", 0, 1)))
+
+    # Fewer steps of the same process ------------------------------------------------------------------------------
+
+    def steps(self, n: int | Sequence[int] | None = None) -> list[int]:
+        """A strictly decreasing list of steps that ends in 0: what a sampler visits.
+
+        `None` gives T, T-1, …, 0. An int n gives n moves, evenly spaced, from T to 0. A list is checked and returned.
+        Raises ValueError for n outside 1..T, a list that does not fall at every place, or one that does not end in 0.
+        """
+        if n is None:
+            return list(range(self.T, -1, -1))
+        if isinstance(n, int):
+            if count(n, "steps") > self.T:
+                raise ValueError(f"steps = {n} is more than the schedule's T = {self.T}")
+            return [(self.T * k + n // 2) // n for k in range(n, -1, -1)]
+        visited = [int(t) for t in n]
+        if len(visited) < 2 or visited[-1] != 0 or visited[0] > self.T:
+            raise ValueError(f"steps must start at most at T = {self.T} and end in 0, got {_short(visited)}")
+        if any(s >= t for t, s in zip(visited, visited[1:])):
+            raise ValueError(f"steps must be strictly decreasing, got {_short(visited)}")
+        return visited
+
+    def respaced(self, steps: int | Sequence[int]) -> NoiseSchedule:
+        """The schedule that visits only some of the steps: ᾱ is read off at them, β follows [Nichol 2021, Sec. 4].
+
+        `steps` as in `steps()`. Entry k of the new tables belongs to the k-th smallest step kept; a network trained on
+        the full schedule must still be given the original t.
+        """
+        kept = self.steps(steps)[::-1]
+        return NoiseSchedule.from_alpha_bars(self.alpha_bars[kept])
+
+
+def _table(values, name: str) -> Tensor:
+    table = torch.as_tensor(values, dtype=torch.float64).detach().to("cpu").clone()
+    if table.ndim != 1:
+        raise ValueError(f"{name} must be a list of numbers, got shape {tuple(table.shape)}")
+    return table
+
+
+def _inside_0_1(steps: Tensor, name: str, first: int) -> None:
+    if not len(steps):
+        raise ValueError(f"{name} is empty; a schedule has at least one step")
+    outside = torch.nonzero(~((steps > 0) & (steps < 1)))
+    if len(outside):
+        k = int(outside[0])
+        raise ValueError(f"{name}[{k + first}] = {float(steps[k])} is outside (0, 1)")
+
+
+def _ends(beta_1: float, beta_T: float) -> tuple[float, float]:
+    return number(beta_1, "beta_1", 0, 1), number(beta_T, "beta_T", 0, 1)
+
+
+def _short(values: list[int]) -> str:
+    return str(values) if len(values) <= 8 else f"[{values[0]}, {values[1]}, …, {values[-2]}, {values[-1]}]"
