@@ -42,7 +42,9 @@ class GaussianDiffusion:
         """ᾱ_t in float64, shaped to multiply data of the given shape."""
         steps = as_steps(t, self.T, name=name, low=low)
         if steps.ndim and (not shape or len(steps) != shape[0]):
-            raise ValueError(f"{name} has {len(steps)} entries, but the data have shape {tuple(shape)}: one step per batch entry")
+            raise ValueError(
+                f"{name} has {len(steps)} entries, but the data have shape {tuple(shape)}: give one per batch entry"
+            )
         return self.schedule.alpha_bars[steps].reshape(steps.shape + (1,) * (len(shape) - steps.ndim))
 
     def _pair(self, t: int | Tensor, s: int | Tensor | None, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -104,7 +106,7 @@ class GaussianDiffusion:
         steps = as_steps(t, self.T).to(x_t.device).expand(x_t.shape[0])
         eps_hat = eps_model(x_t, steps)
         if eps_hat.shape != x_t.shape:
-            raise ValueError(f"eps_model returned shape {tuple(eps_hat.shape)} for x_t of shape {tuple(x_t.shape)}; they must be equal")
+            raise ValueError(f"eps_model returned shape {tuple(eps_hat.shape)}, x_t has {tuple(x_t.shape)}; they must be equal")
         return eps_hat
 
     def p_mean_variance(
@@ -190,8 +192,7 @@ class GaussianDiffusion:
 
         The paper's squared norm is this times the number of coordinates. Returns a 0-dim tensor to call backward on.
         """
-        if real(eps, "eps").shape != real(x_0, "x_0").shape:
-            raise ValueError(f"eps has shape {tuple(eps.shape)}, x_0 has {tuple(x_0.shape)}; each coordinate needs its own noise")
+        _own_noise(x_0, eps)
         eps_hat = self.predict(eps_model, self.q_sample(x_0, t, eps), t)
         return (eps - eps_hat).square().mean()
 
@@ -210,8 +211,7 @@ class GaussianDiffusion:
         t = 1:  L_0 = -log p_θ(x_0 | x_1), with the discretised decoder of `levels` grey values, or with the Gaussian
         density itself when `levels` is None (data that are not images).
         """
-        if real(eps, "eps").shape != real(x_0, "x_0").shape:
-            raise ValueError(f"eps has shape {tuple(eps.shape)}, x_0 has {tuple(x_0.shape)}; each coordinate needs its own noise")
+        _own_noise(x_0, eps)
         x_t = self.q_sample(x_0, t, eps)
         p, _ = self.p_mean_variance(eps_model, x_t, t, sigma2=sigma2)
         steps = as_steps(t, self.T).expand(x_0.shape[0])
@@ -230,6 +230,12 @@ class GaussianDiffusion:
 
 def _cast(coefficient: Tensor, like: Tensor) -> Tensor:
     return coefficient.to(like.device, like.dtype)
+
+
+def _own_noise(x_0: Tensor, eps: Tensor) -> None:
+    """Refuse an eps that would be shared between coordinates."""
+    if real(eps, "eps").shape != real(x_0, "x_0").shape:
+        raise ValueError(f"eps has shape {tuple(eps.shape)}, x_0 has {tuple(x_0.shape)}; each coordinate needs its own noise")
 
 
 def _per_sample(x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class GaussianMixture:
         try:
             self.variances = real(variances, "variances").expand_as(self.means)
         except RuntimeError:
-            raise ValueError(f"variances {tuple(variances.shape)} do not broadcast to means {tuple(self.means.shape)}") from None
+            raise ValueError(f"variances {tuple(variances.shape)} don't broadcast to means {tuple(self.means.shape)}") from None
         if self.weights.shape != (K,) or (self.weights <= 0).any() or abs(float(self.weights.sum()) - 1) > 1e-6:
             raise ValueError(f"weights must be {K} positive numbers that sum to 1, got {self.weights.tolist()[:8]}")
         if (self.variances < 0).any():
@@ -92,8 +92,8 @@ class Oracle:
     def q_t(self, t: int) -> GaussianMixture:
         """The marginal q(x_t) = Σ_k w_k N(√ᾱ_t m_k, ᾱ_t v_k + 1 - ᾱ_t); t = 0 is the data."""
         alpha_bar_t = float(self.diffusion.schedule.alpha_bars[as_steps(int(t), self.diffusion.T, low=0)])
-        data = self.data
-        return GaussianMixture(data.weights, math.sqrt(alpha_bar_t) * data.means, alpha_bar_t * data.variances + 1 - alpha_bar_t)
+        m, v = self.data.means, self.data.variances
+        return GaussianMixture(self.data.weights, math.sqrt(alpha_bar_t) * m, alpha_bar_t * v + 1 - alpha_bar_t)
 
     def eps_star(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """E[ε | x_t], the minimiser of L_simple: the perfect noise prediction."""

@@ -1,11 +1,12 @@
 """Samplers, as generators: each yields every state it visits, so plots, logs and tests need no callbacks.
 
-    *_, last = ancestral(diffusion, eps_model, x_T)      # last.x_t is the sample
+*_, last = ancestral(diffusion, eps_model, x_T)      # last.x_t is the sample
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ def ancestral(
     @torch.no_grad()
     def walk() -> Iterator[Step]:
         x_t = x_T
-        for t, s in zip(visited, visited[1:]):
+        for t, s in pairwise(visited):
             p, x_0_hat = diffusion.p_mean_variance(eps_model, x_t, t, s, sigma2, clip)
             yield Step(t, x_t, x_0_hat)
             x_t = p.sample(generator) if s > 0 else p.mean

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -140,7 +141,7 @@ class NoiseSchedule:
         visited = [int(t) for t in n]
         if len(visited) < 2 or visited[-1] != 0 or visited[0] > self.T:
             raise ValueError(f"steps must start at most at T = {self.T} and end in 0, got {_short(visited)}")
-        if any(s >= t for t, s in zip(visited, visited[1:])):
+        if any(s >= t for t, s in pairwise(visited)):
             raise ValueError(f"steps must be strictly decreasing, got {_short(visited)}")
         return visited
 
