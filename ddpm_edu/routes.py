@@ -1,0 +1,71 @@
+"""Independent routes: plain witnesses that know nothing of the package's formulas.
+
+They take numbers (a list of β, a density as a function) and do the literal thing: integrate on a grid, walk the chain
+step by step, build the whole joint covariance. The checks of the book set them against the closed forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def grid(low: float, high: float, n: int = 20001) -> Tensor:
+    """n equally spaced float64 points from low to high, for `integrate` and `density_moments`."""
+    if not low < high or n < 3:
+        raise ValueError(f"grid needs low < high and n >= 3, got low = {low}, high = {high}, n = {n}")
+    return torch.linspace(low, high, n, dtype=torch.float64)
+
+
+def integrate(values: Tensor, x: Tensor) -> Tensor:
+    """∫ values dx over the last axis by the trapezoidal rule.
+
+    For a smooth function that is flat at both ends of the grid the rule is exact to rounding once the grid is finer
+    than the function's features.
+    """
+    return torch.trapezoid(values, x, dim=-1)
+
+
+def density_moments(log_density: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(log Z, mean, variance) of the density ∝ exp(log_density(x)) on a grid that covers it: Bayes' rule, literally."""
+    log_p = log_density(x)
+    top = log_p.max()
+    p = torch.exp(log_p - top)
+    Z = integrate(p, x)
+    mean = integrate(p * x, x) / Z
+    return top + torch.log(Z), mean, integrate(p * (x - mean) ** 2, x) / Z
+
+
+def chain_moments(betas: Sequence[float], mean: float, var: float) -> tuple[Tensor, Tensor]:
+    """Mean and variance of x_0..x_T, pushed through x_t = √(1-β_t) x_{t-1} + √β_t ε one step at a time; (T + 1,) each."""
+    means, variances = [float(mean)], [float(var)]
+    for beta in map(float, betas):
+        means.append((1 - beta) ** 0.5 * means[-1])
+        variances.append((1 - beta) * variances[-1] + beta)
+    return torch.tensor(means, dtype=torch.float64), torch.tensor(variances, dtype=torch.float64)
+
+
+def walk_chain(betas: Sequence[float], x_0: Tensor, generator: torch.Generator) -> Tensor:
+    """The forward chain, walked: x_t = √(1-β_t) x_{t-1} + √β_t ε with fresh noise at each step; the last state."""
+    x = x_0
+    for beta in map(float, betas):
+        x = (1 - beta) ** 0.5 * x + beta**0.5 * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    return x
+
+
+def chain_joint(betas: Sequence[float], mean: float, var: float) -> tuple[Tensor, Tensor]:
+    """Mean (T + 1,) and covariance (T + 1, T + 1) of the whole path (x_0, …, x_T) of numbers, x_0 having `mean`, `var`.
+
+    The path is linear in its independent noises, x = A (x_0, ε_1, …, ε_T), so the covariance is A diag(var, 1, …) Aᵀ.
+    """
+    T = len(betas)
+    A = torch.zeros(T + 1, T + 1, dtype=torch.float64)
+    A[0, 0] = 1
+    for t, beta in enumerate(map(float, betas), start=1):
+        A[t] = (1 - beta) ** 0.5 * A[t - 1]
+        A[t, t] = beta**0.5
+    spread = torch.ones(T + 1, dtype=torch.float64)
+    spread[0] = var
+    return A[:, 0] * mean, A @ torch.diag(spread) @ A.T
