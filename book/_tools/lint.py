@@ -1,0 +1,308 @@
+"""The notebook linter: holds every chapter to the promise that each numbered equation is derived, coded and checked.
+
+Usage:
+
+    python book/_tools/lint.py                       all chapters
+    python book/_tools/lint.py notebooks/05_*.ipynb  these (references may point into any chapter)
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from chapters import TAG, Chapter, Check, badge, bootstrap, chapters, function_names, resolve
+
+LINES = 5  # the longest function a chapter may define outside an exercise
+
+
+def lint(chapter: Chapter, known: set[str]) -> Iterator[str]:
+    """Every fault of one chapter, as a sentence. `known`: the tags of the whole book."""
+    try:
+        list(chapter.trees())
+    except SyntaxError as error:
+        yield str(error.msg)
+        return
+    yield from _tags(chapter)
+    yield from _references(chapter, known)
+    yield from _checks(chapter)
+    yield from _independence(chapter)
+    yield from _summary(chapter)
+    yield from _head(chapter)
+    yield from _exercises(chapter)
+    yield from _functions(chapter)
+    yield from _outputs(chapter)
+
+
+# Equations --------------------------------------------------------------------------------------------------------
+
+
+def _tags(chapter: Chapter) -> Iterator[str]:
+    tags = [e.tag for e in chapter.equations]
+    for k, source in chapter.markdown():
+        if len(TAG.findall(source)) != len([e for e in chapter.equations if e.cell == k]):
+            yield f"cell {k}: a \\tag stands outside $$ … $$ and \\begin{{align*}} … \\end{{align*}}, or twice in one line"
+        for block in re.findall(r"\$\$(.+?)\$\$", source, flags=re.S):
+            if r"\\" in block and r"\begin{" not in block:
+                yield f"cell {k}: a line break in $$ … $$ shows nowhere but in Colab; use \\begin{{align*}} … \\end{{align*}}"
+        if re.search(r"\\begin\{align\}|\\eqref|\\label", source):
+            yield f"cell {k}: use \\begin{{align*}} with \\tag; align, \\eqref and \\label are numbered twice or not at all"
+    wanted = [f"{chapter.number}.{k + 1}" for k in range(len(tags))]
+    for tag, want in zip(tags, wanted):
+        if tag != want:
+            yield f"equation ({tag}) stands where ({want}) is due: tags run from {chapter.number}.1 without gaps"
+            break
+    if not tags:
+        yield "there is no numbered equation"
+
+
+def _references(chapter: Chapter, known: set[str]) -> Iterator[str]:
+    for k, tag in chapter.references:
+        if tag not in known:
+            yield f"cell {k}: Eq. ({tag}) does not exist"
+
+
+def _checks(chapter: Chapter) -> Iterator[str]:
+    from ddpm_edu.check import ROUTES
+
+    tags = {e.tag for e in chapter.equations}
+    for check in chapter.checks:
+        where = f"cell {check.cell}: {check.kind}"
+        if check.tag is None:
+            yield f"{where} must name its equation as a plain string, such as check('{chapter.number}.1', …)"
+        elif check.tag not in tags:
+            yield f"{where}('{check.tag}', …) names an equation that this chapter does not have"
+        if len(check.call.args) < 3:
+            yield f"{where}('{check.tag}', …) needs its two sides as second and third argument"
+        if check.kind == "refute":
+            continue
+        if check.route is None:
+            yield f"{where}('{check.tag}', …) must say by='…', its route, as a plain string"
+        elif check.route not in ROUTES:
+            yield f"{where}('{check.tag}', …): by='{check.route}' is not a known route; allowed: {', '.join(ROUTES)}"
+
+
+def _summary(chapter: Chapter) -> Iterator[str]:
+    try:
+        rows = chapter.summary
+    except ValueError as error:
+        yield str(error)
+        return
+    tags, listed = [e.tag for e in chapter.equations], [row.tag for row in rows]
+    if listed != tags:
+        missing, extra = [t for t in tags if t not in listed], [t for t in listed if t not in tags]
+        detail = f"missing: {', '.join(missing) or 'none'}; not in the chapter: {', '.join(extra) or 'none'}"
+        yield f"the summary table must list every equation once, in order ({detail})"
+    for row in rows:
+        done = {c.route for c in chapter.checks if c.tag == row.tag and c.kind != "refute"}
+        if row.check == ["definition"]:
+            if done:
+                yield f"the summary calls ({row.tag}) a definition, yet it is checked by {_listed(done)}"
+        elif not done:
+            yield f"equation ({row.tag}) has no check; if it defines something, write 'definition' in the summary table"
+        elif len(row.check) != len(set(row.check)) or set(row.check) != done:
+            yield f"the summary says ({row.tag}) is checked by {', '.join(row.check)}; its cells use {_listed(done)}"
+        for name in row.code:
+            if resolve(name) is None:
+                yield f"the summary's code for ({row.tag}), `{name}`, is not in ddpm_edu"
+
+
+def _listed(routes) -> str:
+    return ", ".join(sorted(str(route) for route in routes))
+
+
+# The two sides of a check -----------------------------------------------------------------------------------------
+
+
+def _independence(chapter: Chapter) -> Iterator[str]:
+    """Refuse a check whose sides are one expression, or ask one function of the package."""
+    bound: dict[str, ast.expr] = {}
+    foreign: set[str] = set()
+    for k, tree in chapter.trees():
+        checks = {id(c.call): c for c in chapter.checks if c.cell == k}
+        by_place = {(c.call.lineno, c.call.col_offset): c for c in checks.values()}
+        for node in _in_order(tree):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+                for alias in node.names:
+                    if not (module or alias.name).startswith("ddpm_edu"):
+                        foreign.add((alias.asname or alias.name).split(".")[0])
+            elif isinstance(node, ast.Assign):
+                for target in node.targets:
+                    names = target.elts if isinstance(target, ast.Tuple) else [target]
+                    values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value] * len(names)
+                    bound.update({n.id: v for n, v in zip(names, values) if isinstance(n, ast.Name)})
+            elif isinstance(node, ast.Call) and (check := by_place.get((node.lineno, node.col_offset))):
+                if check.kind != "refute" and len(node.args) >= 3 and (fault := _same(check, bound, foreign)):
+                    yield f"cell {k}: {check.kind}('{check.tag}', …): {fault}"
+
+
+def _in_order(tree: ast.AST) -> list[ast.AST]:
+    """The nodes as they are run: an assignment binds after its line was read."""
+    nodes = [n for n in ast.walk(tree) if hasattr(n, "lineno")]
+    return sorted(nodes, key=lambda n: (n.lineno, isinstance(n, ast.Assign)))
+
+
+def _same(check: Check, bound: dict[str, ast.expr], foreign: set[str]) -> str | None:
+    got, want = check.call.args[1], check.call.args[2]
+    if ast.dump(_expanded(got, bound)) == ast.dump(_expanded(want, bound)):
+        return "both sides are the same expression"
+    left, right = _asks(got, bound, foreign), _asks(want, bound, foreign)
+    if left is not None and left == right:
+        return f"both sides call {left}; the second side needs another route"
+    return None
+
+
+def _expanded(node: ast.expr, bound: dict[str, ast.expr], depth: int = 8) -> ast.expr:
+    """A name stands for what was last assigned to it."""
+    while isinstance(node, ast.Name) and node.id in bound and depth:
+        node, depth = bound[node.id], depth - 1
+    return node
+
+
+def _asks(node: ast.expr, bound: dict[str, ast.expr], foreign: set[str]) -> str | None:
+    """The package function whose answer an expression is, seen through attributes, indices and outer torch calls."""
+    for _ in range(50):
+        node = _expanded(node, bound)
+        if isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred)):
+            node = node.value
+        elif isinstance(node, ast.UnaryOp):
+            node = node.operand
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in function_names() and _root(node.func, bound) not in foreign:
+                return name
+            if isinstance(node.func, ast.Attribute) and _root(node.func, bound) not in foreign:
+                node = node.func.value
+            elif node.args:
+                node = node.args[0]
+            else:
+                return None
+        else:
+            return None
+    return None
+
+
+def _root(node: ast.expr, bound: dict[str, ast.expr]) -> str:
+    """The name that a chain of attributes, calls and indices starts from; names bound in the chapter are followed."""
+    for _ in range(50):
+        if isinstance(node, ast.Call):
+            node = node.func
+        elif isinstance(node, (ast.Attribute, ast.Subscript)):
+            node = node.value
+        elif isinstance(node, ast.Name) and node.id in bound:
+            node = bound[node.id]
+        else:
+            break
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+# Anatomy ----------------------------------------------------------------------------------------------------------
+
+
+def _head(chapter: Chapter) -> Iterator[str]:
+    if not re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", chapter.path.name):
+        yield "a chapter's file is called NN_slug.ipynb, in small letters"
+    first = chapter.cells[0].source if chapter.cells else ""
+    if not re.match(rf"# {chapter.number}\. \S", first):
+        yield f"the first cell must begin with the title '# {chapter.number}. …'"
+    if badge(chapter.path.name) not in "\n".join(source for _, source in chapter.markdown()):
+        yield f"the Colab badge is missing or points elsewhere; it must read\n    {badge(chapter.path.name)}"
+    code = [chapter.cells[k] for k, _ in chapter.code()]
+    if not code or code[0].source.strip() != bootstrap() or "remove-cell" not in code[0].metadata.get("tags", []):
+        yield f"the first code cell must have the tag remove-cell and read\n{_indented(bootstrap())}"
+
+
+def _exercises(chapter: Chapter) -> Iterator[str]:
+    prose = "\n\n".join(source for _, source in chapter.markdown())
+    found = re.findall(r"\*\*Exercise (\d+)\.(\d+)\.\*\*", prose)
+    if len(found) < 3:
+        yield f"there are {len(found)} exercises ('**Exercise {chapter.number}.k.**'); at least three are due"
+    if [int(k) for _, k in found] != list(range(1, len(found) + 1)) or any(int(n) != chapter.number for n, _ in found):
+        yield f"exercises must be numbered {chapter.number}.1, {chapter.number}.2, … in order"
+    called = {
+        node.func.id
+        for _, tree in chapter.trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    folded = re.findall(r"<details>(.*?)</details>", prose, flags=re.S)
+    for n, k in found:
+        if not any(re.search(rf"Solution {n}\.{k}\b", block) for block in folded):
+            yield f"exercise {n}.{k} has no '<details> … Solution {n}.{k} … </details>'"
+        if f"grade_{n}_{k}" not in called:
+            yield f"exercise {n}.{k} has no grader call, grade_{n}_{k}(…)"
+    for block in folded:
+        if "<summary>" not in block or not re.search(r"</summary>\s*\n\s*\n", block):
+            yield "a <details> needs <summary>…</summary> and a blank line after it, or its math stays raw"
+
+
+def _functions(chapter: Chapter) -> Iterator[str]:
+    for k, tree in chapter.trees():
+        if "exercise" in chapter.cells[k].metadata.get("tags", []):
+            continue
+        for node in ast.walk(tree):
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            if (lines := node.end_lineno - node.lineno + 1) > LINES:
+                yield f"cell {k}: {node.name} has {lines} lines, more than {LINES}: move it to ddpm_edu"
+
+
+def _outputs(chapter: Chapter) -> Iterator[str]:
+    explorer = False
+    if all(not chapter.cells[k].outputs for k, _ in chapter.code()):
+        yield "no cell has a stored output; run python book/_tools/execute.py"
+        return
+    for k, _ in chapter.code():
+        cell = chapter.cells[k]
+        kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
+        explorer |= any("ddpm-explorer" in "".join(output.get("data", {}).get("text/html", "")) for output in cell.outputs)
+        for output in cell.outputs:
+            if output.output_type == "error":
+                yield f"cell {k}: its stored output is an error, {output.ename}"
+            if output.output_type == "stream" and output.name == "stderr":
+                yield f"cell {k}: its stored output has a warning or log on stderr: {output.text.strip().splitlines()[-1]}"
+            if re.search(r"\bat 0x[0-9a-f]{6,}|/tmp/|/home/", str(output)):
+                yield f"cell {k}: its stored output holds an address or a path of this machine"
+        if kinds & {"image/png", "image/jpeg", "image/svg+xml"}:
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            if len(alt.split()) < 3:
+                yield f"cell {k}: the picture has no alt text in its metadata, {{'mystnb': {{'image': {{'alt': '…'}}}}}}"
+    if not explorer:
+        yield "there is no explorer (an output with the class ddpm-explorer)"
+
+
+def _indented(text: str) -> str:
+    return "\n".join("    " + line for line in text.splitlines())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all chapters in notebooks/")
+    options = parser.parse_args(arguments)
+    book = chapters()
+    chosen = [Chapter(path) for path in options.notebooks] or book
+    known = {e.tag for chapter in [*book, *chosen] for e in chapter.equations}
+    faults = 0
+    for chapter in chosen:
+        for fault in lint(chapter, known):
+            print(f"✗ {chapter.path.name}: {fault}")
+            faults += 1
+    numbers = [chapter.number for chapter in book]
+    for number in sorted({n for n in numbers if numbers.count(n) > 1}):
+        print(f"✗ two chapters have the number {number}")
+        faults += 1
+    checks = sum(c.kind != "refute" for chapter in chosen for c in chapter.checks)
+    equations = sum(len(chapter.equations) for chapter in chosen)
+    print(f"{len(chosen)} chapter(s), {equations} equations, {checks} checks: {faults or 'no'} fault{'s' * (faults != 1)}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
