@@ -1,0 +1,45 @@
+# Two commands: `make book` builds the book, `make test` checks everything. Both set up .venv first, once.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Options for the creation of .venv, such as --system-site-packages (use the torch this machine already has).
+VENV_ARGS ?=
+# An extra package index, copied from PyTorch's own install page (a CPU-only build of torch).
+TORCH_INDEX ?=
+export VENV VENV_ARGS TORCH_INDEX
+
+RUN = $(VENV)/bin/python book/_tools
+
+.PHONY: help install book test run-chapters index clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make book          build the book as HTML (_build/html/index.html)"
+	@echo "make test          check everything: code, equations, chapters, book, pages in a browser"
+	@echo "make run-chapters  run every chapter and store its outputs"
+	@echo "make index         write book/equations.md anew from the chapters"
+	@echo "make clean         remove _build (not .venv)"
+	@echo
+	@echo "Each sets up .venv when it is missing or when its requirements changed. Options:"
+	@echo "  PYTHON=python3.12                  another Python (3.10 or newer)"
+	@echo "  VENV_ARGS=--system-site-packages   use the torch that is already installed"
+	@echo "  TORCH_INDEX=<address>              take torch from there; PyTorch's install page names"
+	@echo "                                     the address of its CPU-only builds"
+
+install:
+	@$(PYTHON) book/_tools/install.py
+
+book: install
+	@$(RUN)/stages.py book
+
+test: install
+	@$(RUN)/stages.py test
+
+run-chapters: install
+	@$(RUN)/execute.py
+
+index: install
+	@$(RUN)/index.py
+
+clean:
+	rm -rf _build
