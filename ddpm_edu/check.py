@@ -166,7 +166,7 @@ def _tolerance(atol: float) -> float:
 
 def _array(x, name: str) -> Tensor:
     try:
-        x = torch.as_tensor(x).detach().to("cpu", torch.float64)
+        x = torch.as_tensor(x, dtype=torch.float64).detach().cpu()  # Python floats straight to float64
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be a number, an array or a tensor, got {type(x).__name__}: {error}") from None
     if x.numel() == 0:

@@ -1,0 +1,299 @@
+"""The diffusion against the walked chain, Bayes' rule on a grid, linear algebra, autograd and exact oracles."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddpm_edu import Gaussian, GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle
+from ddpm_edu.gaussian import condition_joint
+from ddpm_edu.routes import chain_joint, chain_moments, density_moments, grid, integrate
+
+BETAS = [0.1, 0.25, 0.4, 0.05, 0.3]
+SHORT = GaussianDiffusion(NoiseSchedule.from_betas(BETAS))
+LONG = GaussianDiffusion(NoiseSchedule.linear())
+pairs = st.integers(1, 5).flatmap(lambda t: st.tuples(st.just(t), st.integers(0, t - 1)))
+numbers = st.floats(-3, 3)
+
+
+def f64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def zero_net(x_t, t):
+    return torch.zeros_like(x_t)
+
+
+# The forward process
+
+
+@pytest.mark.parametrize("t", range(1, 6))
+def test_q_marginal_is_the_chain(t):
+    means, variances = chain_moments(BETAS[:t], mean=0.7, var=0.0)
+    q = SHORT.q_marginal(f64(0.7), t)
+    assert float(q.mean[0]) == pytest.approx(float(means[t]), abs=1e-14)
+    assert float(q.var) == pytest.approx(float(variances[t]), abs=1e-14)
+    eps = f64(1.3)
+    assert float(SHORT.q_sample(f64(0.7), t, eps)[0]) == pytest.approx(float(means[t] + variances[t].sqrt() * 1.3), abs=1e-14)
+
+
+@given(pairs)
+@settings(max_examples=15, deadline=None)
+def test_q_step_jumps_any_distance(pair):
+    t, s = pair
+    means, variances = chain_moments(BETAS[s:t], mean=-1.1, var=0.0)
+    q = SHORT.q_step(f64(-1.1), t, s)
+    assert float(q.mean[0]) == pytest.approx(float(means[-1]), abs=1e-14)
+    assert float(q.var) == pytest.approx(float(variances[-1]), abs=1e-14)
+
+
+def test_q_step_defaults_to_one_step():
+    q = SHORT.q_step(f64(2.0), 3)
+    assert float(q.mean[0]) == pytest.approx(2 * math.sqrt(0.6)) and float(q.var) == pytest.approx(0.4)
+
+
+# The posterior
+
+
+@given(pairs, numbers, numbers)
+@settings(max_examples=25, deadline=None)
+def test_posterior_by_conditioning_the_joint(pair, x_0, x_t):
+    t, s = pair
+    q = SHORT.q_posterior(f64(x_0), f64(x_t), t, s)
+    if s == 0:
+        assert float(q.mean[0]) == pytest.approx(x_0, abs=1e-12) and float(q.var) == 0
+        return
+    mean, cov = chain_joint(BETAS, mean=x_0, var=0.0)
+    want_mean, want_var = condition_joint(mean[[s, t]], cov[[s, t]][:, [s, t]], f64(x_t), keep=1)
+    assert float(q.mean[0]) == pytest.approx(float(want_mean), abs=1e-12)
+    assert float(q.var) == pytest.approx(float(want_var), abs=1e-13)
+
+
+def test_posterior_by_bayes_on_a_grid():
+    x_0, x_t = 0.4, -0.9
+    for t in (2, 300, 1000):
+        around = LONG.q_posterior(f64(x_0), f64(x_t), t)
+        centre, width = float(around.mean[0]), float(around.var) ** 0.5
+        x = grid(centre - 12 * width, centre + 12 * width)
+        log_joint = LONG.q_marginal(f64(x_0), t - 1).log_prob(x) + LONG.q_step(x, t).log_prob(f64(x_t))
+        _, mean, var = density_moments(lambda u, f=log_joint: f, x)
+        assert centre == pytest.approx(float(mean), abs=1e-10)
+        assert float(around.var) == pytest.approx(float(var), rel=1e-9)
+
+
+def test_posterior_at_t_1_is_the_point_x_0():
+    q = LONG.q_posterior(f64(0.3, -2.0), f64(9.0, 9.0), 1)
+    assert q.mean.tolist() == [0.3, -2.0] and float(q.var) == 0
+
+
+# Batches, dtypes
+
+
+def test_a_batch_of_steps_is_the_steps_one_by_one():
+    gen = torch.Generator().manual_seed(0)
+    x_0, x_t, eps = (torch.randn(4, 2, 3, generator=gen, dtype=torch.float64) for _ in range(3))
+    t, s = torch.tensor([1, 2, 500, 1000]), torch.tensor([0, 0, 499, 3])
+    q, m, j = LONG.q_posterior(x_0, x_t, t, s), LONG.q_marginal(x_0, t), LONG.q_step(x_0, t, s)
+    for k in range(4):
+        tk, sk = int(t[k]), int(s[k])
+        one = LONG.q_posterior(x_0[k], x_t[k], tk, sk)
+        assert torch.allclose(q.mean[k], one.mean, atol=1e-14) and torch.allclose(q.var[k], one.var, atol=0)
+        assert torch.allclose(m.mean[k], LONG.q_marginal(x_0[k], tk).mean, atol=1e-14)
+        assert torch.allclose(j.mean[k], LONG.q_step(x_0[k], tk, sk).mean, atol=1e-14)
+        assert torch.allclose(LONG.q_sample(x_0, t, eps)[k], LONG.q_sample(x_0[k], tk, eps[k]), atol=1e-14)
+
+
+def test_coefficients_are_formed_in_float64():
+    x = torch.ones(1, dtype=torch.float32)
+    var = LONG.q_marginal(x, 1).var
+    assert var.dtype == torch.float32 and float(var) == pytest.approx(1e-4, rel=1e-7)
+    q = LONG.q_posterior(torch.ones(2, 3), torch.ones(2, 3), torch.tensor([2, 3]))
+    assert q.mean.dtype == torch.float32 and q.var.shape == (2, 1)
+    assert LONG.q_sample(x.bfloat16(), 5, x.bfloat16()).dtype == torch.bfloat16
+
+
+# Five coordinates of one quantity
+
+
+@pytest.mark.parametrize("t", [1, 2, 77, 500, 1000])
+def test_conversions_agree_with_the_definition_of_x_t(t):
+    gen = torch.Generator().manual_seed(t)
+    x_0, eps = (torch.randn(50, generator=gen, dtype=torch.float64) for _ in range(2))
+    signal = math.sqrt(math.prod((1 - LONG.schedule.betas[1 : t + 1]).tolist()))
+    noise = math.sqrt(1 - signal**2)
+    x_t = signal * x_0 + noise * eps
+    atol = 1e-12 / signal
+    assert torch.allclose(LONG.x0_from_eps(x_t, eps, t), x_0, rtol=0, atol=atol)
+    assert torch.allclose(LONG.eps_from_x0(x_t, x_0, t), eps, rtol=0, atol=1e-11)
+    v = LONG.v_from_x0_eps(x_0, eps, t)
+    # v is the derivative of x_t by the angle φ, where x_t = cos φ x_0 + sin φ ε.
+    phi = torch.tensor(math.asin(noise), dtype=torch.float64, requires_grad=True)
+    for k in range(3):
+        (slope,) = torch.autograd.grad(phi.cos() * x_0[k] + phi.sin() * eps[k], phi)
+        assert float(v[k]) == pytest.approx(float(slope), abs=1e-11)
+    assert torch.allclose(LONG.x0_from_v(x_t, v, t), x_0, rtol=0, atol=1e-11)
+    assert torch.allclose(LONG.eps_from_v(x_t, v, t), eps, rtol=0, atol=1e-11)
+    leaf = x_t.clone().requires_grad_()
+    (score,) = torch.autograd.grad(LONG.q_marginal(x_0, t).log_prob(leaf).sum(), leaf)
+    assert torch.allclose(LONG.score_from_eps(eps, t), score, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(LONG.eps_from_score(score, t), eps, rtol=0, atol=1e-10)
+    mean = LONG.mean_from_eps(x_t, eps, t)
+    assert torch.allclose(mean, LONG.q_posterior(x_0, x_t, t).mean, rtol=0, atol=1e-11)
+    assert torch.allclose(LONG.eps_from_mean(x_t, mean, t), eps, rtol=0, atol=1e-9)
+
+
+# The reverse process
+
+
+def test_p_mean_variance_without_clip_is_equation_11():
+    gen = torch.Generator().manual_seed(0)
+    x_t = torch.randn(6, 2, generator=gen, dtype=torch.float64)
+    t = torch.tensor([1, 2, 3, 10, 500, 1000])
+
+    def net(x, t):
+        return torch.tanh(x) + t.reshape(-1, 1) / 1000
+
+    p, x_0_hat = LONG.p_mean_variance(net, x_t, t)
+    assert torch.allclose(p.mean, LONG.mean_from_eps(x_t, net(x_t, t), t), atol=1e-10)
+    assert torch.allclose(x_0_hat, LONG.x0_from_eps(x_t, net(x_t, t), t), atol=1e-10)
+    assert torch.allclose(p.var[:, 0], LONG.schedule.betas[t], rtol=1e-11)
+    tilde, _ = LONG.p_mean_variance(net, x_t, t, sigma2=LONG.sigma2_beta_tilde)
+    assert torch.allclose(tilde.var[:, 0], LONG.schedule.beta_tildes[t], rtol=1e-9, atol=1e-18)
+
+
+def test_the_network_is_given_the_step_as_a_batch_of_integers():
+    seen = []
+
+    def net(x, t):
+        seen.append(t)
+        return torch.zeros_like(x)
+
+    LONG.p_mean_variance(net, torch.zeros(3, 2), 7)
+    assert seen[0].dtype == torch.int64 and seen[0].tolist() == [7, 7, 7]
+
+
+def test_clip_moves_x_0_hat_and_the_mean():
+    x_t = f64(3.0)
+    p, x_0_hat = LONG.p_mean_variance(zero_net, x_t, 500, clip=1.0)
+    assert float(x_0_hat[0]) == 1.0
+    assert float(p.mean[0]) == pytest.approx(float(LONG.q_posterior(f64(1.0), x_t, 500).mean[0]))
+    assert float(LONG.p_mean_variance(zero_net, -x_t, 500, clip=0.5)[1][0]) == -0.5
+
+
+@pytest.mark.parametrize("t, s", [(1000, 999), (500, 499), (500, 100), (2, 1)])
+def test_beta_is_exact_for_unit_gaussian_data_and_beta_tilde_for_a_point(t, s):
+    x_t = f64(0.7)
+    for data, sigma2 in (
+        (GaussianMixture([1.0], [0.0], [1.0]), LONG.sigma2_beta),
+        (GaussianMixture([1.0], [0.4], [0.0]), LONG.sigma2_beta_tilde),
+    ):
+        _, true_var = Oracle(data, LONG).q_s_moments(x_t, t, s)
+        assert float(sigma2(x_t, t, s)) == pytest.approx(float(true_var), rel=1e-9)
+
+
+# Losses
+
+
+def test_simple_loss_is_the_mean_square_and_has_the_gradient():
+    gen = torch.Generator().manual_seed(0)
+    x_0, eps = (torch.randn(5, 2, generator=gen, dtype=torch.float64) for _ in range(2))
+    t = torch.tensor([1, 5, 50, 500, 1000])
+    k = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+    loss = LONG.simple_loss(lambda x, t: k * x, x_0, t, eps)
+    loss.backward()
+    want, slope = 0.0, 0.0
+    for i in range(5):
+        x_t = LONG.q_sample(x_0[i], int(t[i]), eps[i])
+        want += float(((eps[i] - 0.8 * x_t) ** 2).sum()) / 10
+        slope += float((-2 * x_t * (eps[i] - 0.8 * x_t)).sum()) / 10
+    assert loss.item() == pytest.approx(want) and float(k.grad) == pytest.approx(slope)
+
+
+def test_vlb_terms_add_up_to_the_elbo_of_a_linear_model():
+    """-Σ_t E[term_t] = E_q[log p(x_0..x_T) - log q(x_1..x_T | x_0)] - (the prior's part), by Gaussian algebra."""
+    slope = [0.9, 0.8, 0.7, 0.95, 0.85]
+    x_0 = 0.7
+
+    def net(x, t):  # an eps-model that makes μ_θ = slope_t · x_t
+        return SHORT.eps_from_mean(x, torch.tensor(slope, dtype=torch.float64)[t - 1].unsqueeze(1) * x, t)
+
+    mean, cov = chain_joint(BETAS, mean=x_0, var=0.0)
+    expected_log_ratio = 0.0
+    for t in range(1, 6):
+        beta = BETAS[t - 1]
+        square = (mean[t - 1] - slope[t - 1] * mean[t]) ** 2 + cov[t - 1, t - 1]
+        square = square - 2 * slope[t - 1] * cov[t - 1, t] + slope[t - 1] ** 2 * cov[t, t]
+        log_p = -0.5 * (math.log(2 * math.pi * beta) + square / beta)
+        log_q = -0.5 * (math.log(2 * math.pi * beta) + 1)
+        expected_log_ratio += float(log_p - log_q)
+    entropy_T = 0.5 * math.log(2 * math.pi * math.e * (1 - float(SHORT.schedule.alpha_bars[5])))
+    # The chain's q(x_t | x_{t-1}) and the terms' q(x_{t-1} | x_t, x_0) differ by telescoping factors: only H(q(x_T|x_0)) stays.
+    z = grid(-10, 10, 4001)
+    weight = torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
+    total = 0.0
+    for t in range(1, 6):
+        term = SHORT.vlb_term(net, torch.full((len(z), 1), x_0, dtype=torch.float64), t, z.unsqueeze(1), levels=None)
+        total += float(integrate(weight * term, z))
+    assert -total == pytest.approx(expected_log_ratio - entropy_T, abs=1e-9)
+
+
+def test_vlb_term_against_torch_distributions():
+    gen = torch.Generator().manual_seed(0)
+    x_0 = (torch.randint(0, 256, (3, 1, 4, 4), generator=gen) * 2 / 255 - 1).double()
+    eps = torch.randn(3, 1, 4, 4, generator=gen, dtype=torch.float64)
+    t = torch.tensor([1, 2, 700])
+    term = LONG.vlb_term(zero_net, x_0, t, eps)
+    x_t = LONG.q_sample(x_0, t, eps)
+    betas, tildes = LONG.schedule.betas[t], LONG.schedule.beta_tildes[t]
+    for k in (1, 2):
+        mu = x_t[k] / (1 - betas[k]).sqrt()
+        q = torch.distributions.Normal(LONG.q_posterior(x_0[k], x_t[k], int(t[k])).mean, tildes[k].sqrt())
+        p = torch.distributions.Normal(mu, betas[k].sqrt())
+        assert float(term[k]) == pytest.approx(float(torch.distributions.kl_divergence(q, p).sum()), rel=1e-10)
+    p = torch.distributions.Normal(x_t[0] / (1 - betas[0]).sqrt(), betas[0].sqrt())
+    low = torch.where(x_0[0] > -0.999, p.cdf(x_0[0] - 1 / 255), 0.0)
+    high = torch.where(x_0[0] < 0.999, p.cdf(x_0[0] + 1 / 255), 1.0)
+    assert float(term[0]) == pytest.approx(float(-(high - low).log().sum()), rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: LONG.q_marginal(f64(1.0), 0), ValueError, r"t = 0 is outside 1\.\.1000"),
+        (lambda: LONG.q_marginal(f64(1.0), 1001), ValueError, r"t = 1001 is outside 1\.\.1000"),
+        (lambda: LONG.q_marginal(f64(1.0), -1), ValueError, "t = -1"),
+        (lambda: LONG.q_marginal(f64(1.0, 2.0), torch.tensor([1, 0])), ValueError, "values from 0 to 1"),
+        (lambda: LONG.q_marginal(f64(1.0), 1.0), TypeError, "t must be an int"),
+        (lambda: LONG.q_marginal(f64(1.0), True), TypeError, "t must be an int"),
+        (lambda: LONG.q_marginal(f64(1.0), torch.tensor([1.0])), TypeError, "t must hold integers"),
+        (lambda: LONG.q_marginal(f64(1.0), torch.tensor([[1]])), ValueError, r"shape \(B,\)"),
+        (lambda: LONG.q_marginal(f64(1.0, 2.0), torch.tensor([1, 2, 3])), ValueError, "t has 3 entries"),
+        (lambda: LONG.q_marginal(torch.zeros(2, dtype=torch.uint8), 1), TypeError, r"images scaled to \[-1, 1\]"),
+        (lambda: LONG.q_marginal(f64(float("nan")), 1), ValueError, "x_0 holds 1 value"),
+        (lambda: LONG.q_marginal([1.0], 1), TypeError, "x_0 must be a torch tensor"),
+        (lambda: LONG.q_sample(torch.zeros(2, 3), 1, torch.zeros(2, 4)), ValueError, r"x_0 \(2, 3\), eps \(2, 4\)"),
+        (lambda: LONG.q_sample(torch.zeros(2), 1, torch.full((2,), math.inf)), ValueError, "eps holds 2 value"),
+        (lambda: LONG.q_posterior(f64(1.0), f64(1.0), 5, 5), ValueError, "s must be smaller than t"),
+        (lambda: LONG.q_posterior(f64(1.0), f64(1.0), 5, -1), ValueError, r"s = -1 is outside 0\.\.1000"),
+        (lambda: LONG.q_posterior(f64(1.0, 1.0), f64(1.0, 1.0, 1.0), 5), ValueError, "do not broadcast"),
+        (lambda: LONG.q_step(f64(1.0), 3, 4), ValueError, "s must be smaller"),
+        (lambda: LONG.p_mean_variance(lambda x, t: x[:, :1], torch.zeros(2, 3), 5), ValueError, "eps_model returned shape"),
+        (lambda: LONG.p_mean_variance(zero_net, f64(1.0), 5, clip=-1.0), ValueError, "clip = -1.0"),
+        (lambda: LONG.p_mean_variance(zero_net, torch.tensor(1.0), 5), ValueError, "batch axis"),
+        (lambda: LONG.simple_loss(zero_net, torch.zeros(2, 3), 5, torch.zeros(2, 1)), ValueError, "its own noise"),
+        (lambda: LONG.vlb_term(zero_net, torch.zeros(2, 3), 5, torch.zeros(3)), ValueError, "its own noise"),
+        (lambda: LONG.vlb_term(zero_net, f64(1.0), 1, f64(0.0), LONG.sigma2_beta_tilde), ValueError, "var is 0"),
+        (lambda: LONG.x0_from_eps(f64(1.0), f64(1.0), 0), ValueError, "t = 0"),
+        (lambda: LONG.score_from_eps(torch.tensor([1]), 5), TypeError, "eps has dtype"),
+        (lambda: GaussianDiffusion([0.1]), TypeError, "schedule must be a NoiseSchedule"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_gaussians_keep_their_types():
+    assert isinstance(LONG.q_marginal(f64(1.0), 1), Gaussian)

@@ -1,0 +1,159 @@
+"""The Gaussian rules against torch.distributions, quadrature, scipy and multivariate linear algebra."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from ddpm_edu.gaussian import Gaussian, condition, condition_joint, discretised_log_prob, product, push_forward
+from ddpm_edu.routes import density_moments, grid, integrate
+
+means = st.floats(-3, 3)
+variances = st.floats(0.05, 4)
+
+
+def g(mean, var):
+    return Gaussian(torch.tensor(mean, dtype=torch.float64), torch.tensor(var, dtype=torch.float64))
+
+
+def normal(h):
+    return torch.distributions.Normal(h.mean, h.var.sqrt())
+
+
+@given(means, variances, means, variances)
+@settings(max_examples=40, deadline=None)
+def test_density_entropy_and_kl_against_torch(m1, v1, m2, v2):
+    p, q = g(m1, v1), g(m2, v2)
+    x = torch.linspace(-5, 5, 11, dtype=torch.float64)
+    assert torch.allclose(p.log_prob(x), normal(p).log_prob(x), atol=1e-12)
+    assert torch.allclose(p.entropy(), normal(p).entropy(), atol=1e-12)
+    assert torch.allclose(p.kl(q), torch.distributions.kl_divergence(normal(p), normal(q)), atol=1e-10)
+
+
+def test_kl_by_quadrature_and_its_direction():
+    p, q = g(0.3, 0.5), g(-1.0, 2.0)
+    x = grid(-12, 12)
+    by_grid = integrate(p.log_prob(x).exp() * (p.log_prob(x) - q.log_prob(x)), x)
+    assert float(p.kl(q)) == pytest.approx(float(by_grid), abs=1e-10)
+    assert abs(float(p.kl(q) - q.kl(p))) > 0.1
+
+
+def test_sample_is_the_reparameterisation_and_has_the_law():
+    p = g([1.0, -2.0], [0.25, 9.0])
+    eps = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    assert p.sample(eps=eps).tolist() == [1.5, -5.0]
+    many = Gaussian(p.mean.expand(20000, 2), p.var).sample(torch.Generator().manual_seed(0))
+    for k in range(2):
+        assert stats.kstest(many[:, k].numpy(), "norm", args=(float(p.mean[k]), float(p.var[k]) ** 0.5)).pvalue > 1e-4
+    again = Gaussian(p.mean.expand(20000, 2), p.var).sample(torch.Generator().manual_seed(0))
+    assert torch.equal(many, again)
+
+
+@given(means, variances, means, variances)
+@settings(max_examples=25, deadline=None)
+def test_product_against_quadrature(m1, v1, m2, v2):
+    p, q = g(m1, v1), g(m2, v2)
+    got, log_Z = product(p, q)
+    want_Z, mean, var = density_moments(lambda x: p.log_prob(x) + q.log_prob(x), grid(-30, 30, 60001))
+    assert float(log_Z) == pytest.approx(float(want_Z), abs=1e-8)
+    assert float(got.mean) == pytest.approx(float(mean), abs=1e-8)
+    assert float(got.var) == pytest.approx(float(var), rel=1e-7)
+
+
+@given(means, variances, st.floats(-2, 2), variances, means)
+@settings(max_examples=25, deadline=None)
+def test_condition_and_push_forward_against_quadrature(m, v, a, noise, y):
+    prior = g(m, v)
+    x = grid(-40, 40, 80001)
+    log_joint = prior.log_prob(x) + g(y, noise).log_prob(a * x)
+    log_evidence, mean, var = density_moments(lambda x: log_joint, x)
+    got = condition(prior, torch.tensor(y, dtype=torch.float64), a, noise)
+    assert float(got.mean) == pytest.approx(float(mean), abs=1e-7)
+    assert float(got.var) == pytest.approx(float(var), rel=1e-6)
+    evidence = push_forward(prior, a, noise).log_prob(torch.tensor(y, dtype=torch.float64))
+    assert float(evidence) == pytest.approx(float(log_evidence), abs=1e-8)
+
+
+def test_push_forward_shifts_and_condition_takes_a_point():
+    assert float(push_forward(g(1.0, 2.0), 3.0, 0.5, b=-1.0).mean) == 2.0
+    assert float(push_forward(g(1.0, 2.0), 3.0, 0.5, b=-1.0).var) == 18.5
+    point = condition(g(0.7, 0.0), torch.tensor(5.0, dtype=torch.float64), 1.0, 0.1)
+    assert float(point.mean) == 0.7 and float(point.var) == 0.0
+
+
+def test_condition_joint_against_the_precision_matrix():
+    gen = torch.Generator().manual_seed(3)
+    A = torch.randn(5, 5, generator=gen, dtype=torch.float64)
+    cov, mean = A @ A.T + torch.eye(5, dtype=torch.float64), torch.randn(5, generator=gen, dtype=torch.float64)
+    y = torch.randn(3, generator=gen, dtype=torch.float64)
+    got_mean, got_cov = condition_joint(mean, cov, y, keep=2)
+    precision = torch.linalg.inv(cov)  # given the rest, a block of the precision is the precision
+    want_cov = torch.linalg.inv(precision[:2, :2])
+    want_mean = mean[:2] - want_cov @ precision[:2, 2:] @ (y - mean[2:])
+    assert torch.allclose(got_cov, want_cov, atol=1e-12) and torch.allclose(got_mean, want_mean, atol=1e-12)
+
+
+def levels(n):
+    return torch.linspace(-1, 1, n, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("n", [2, 3, 17, 256])
+@pytest.mark.parametrize("mean, var", [(0.0, 1.0), (0.3, 1e-4), (-1.4, 0.01), (1.0, 4.0)])
+def test_decoder_sums_to_one_and_equals_clip_and_round(n, mean, var):
+    log_p = discretised_log_prob(levels(n), g(mean, var), n)
+    assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-12)
+    edges = torch.cat([torch.tensor([-math.inf]), (levels(n)[1:] + levels(n)[:-1]) / 2, torch.tensor([math.inf])])
+    cdf = torch.as_tensor(stats.norm.cdf(edges.numpy(), mean, var**0.5))
+    assert torch.allclose(log_p.exp(), cdf[1:] - cdf[:-1], atol=1e-12)
+
+
+def test_decoder_far_in_the_tails():
+    for x, mean in ((1.0, -1.0), (-1.0, 1.0), (levels(256)[127].item(), 1.0), (levels(256)[100].item(), 1.0)):
+        x = torch.tensor(x, dtype=torch.float64)
+        sigma, half = 0.01, 1 / 255
+        low, high = (float(x) - half - mean) / sigma, (float(x) + half - mean) / sigma
+        if float(x) == 1:
+            want = stats.norm.logsf(low)
+        elif float(x) == -1:
+            want = stats.norm.logcdf(high)
+        else:  # left of the mean: the upper edge rules
+            want = stats.norm.logcdf(high) + math.log1p(-math.exp(stats.norm.logcdf(low) - stats.norm.logcdf(high)))
+        assert float(discretised_log_prob(x, g(mean, sigma**2))) == pytest.approx(want, rel=1e-10)
+    mirrored = discretised_log_prob(levels(256), g(-0.4, 0.01)).flip(0)
+    assert torch.allclose(discretised_log_prob(levels(256), g(0.4, 0.01)), mirrored, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: g(0.0, -1.0), ValueError, "var must be >= 0, got -1"),
+        (lambda: g(float("nan"), 1.0), ValueError, "mean holds 1 value"),
+        (lambda: Gaussian(0.0, torch.tensor(1.0)), TypeError, "mean must be a torch tensor"),
+        (lambda: Gaussian(torch.tensor([1, 2]), torch.tensor(1.0)), TypeError, "mean has dtype torch.int64"),
+        (lambda: Gaussian(torch.zeros(2), torch.ones(3)), ValueError, r"do not broadcast: mean \(2,\), var \(3,\)"),
+        (lambda: g(0.0, 0.0).log_prob(torch.zeros(1)), ValueError, "var is 0"),
+        (lambda: g(0.0, 0.0).entropy(), ValueError, "var is 0"),
+        (lambda: g(0.0, 1.0).kl(g(0.0, 0.0)), ValueError, "var is 0"),
+        (lambda: g(0.0, 1.0).log_prob(torch.tensor([1])), TypeError, "x has dtype"),
+        (lambda: g([0.0, 1.0], 1.0).sample(eps=torch.zeros(3)), ValueError, r"eps \(3,\)"),
+        (lambda: product(g(0.0, 0.0), g(0.0, 1.0)), ValueError, "var is 0"),
+        (lambda: condition(g(0.0, 0.0), torch.tensor(1.0), 1.0, 0.0), ValueError, "must be > 0"),
+        (lambda: condition_joint(torch.zeros(2), torch.eye(3), torch.zeros(1), 1), ValueError, "want mean"),
+        (lambda: condition_joint(torch.zeros(2), torch.eye(2), torch.zeros(1), 2), ValueError, "want mean"),
+        (lambda: discretised_log_prob(torch.tensor([1.5]), g(0.0, 1.0)), ValueError, r"\[-1, 1\]|between two levels"),
+        (lambda: discretised_log_prob(torch.tensor([0.002]), g(0.0, 1.0)), ValueError, "between two levels"),
+        (lambda: discretised_log_prob(torch.tensor([1 + 2 / 255]), g(0.0, 1.0)), ValueError, r"lie in \[-1, 1\]"),
+        (lambda: discretised_log_prob(torch.zeros(1), g(0.0, 0.0), 3), ValueError, "var is 0"),
+        (lambda: discretised_log_prob(torch.zeros(1), g(0.0, 1.0), 1), ValueError, "levels = 1"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_kl_from_a_point_is_infinite():
+    assert float(g(0.0, 0.0).kl(g(0.0, 1.0))) == math.inf

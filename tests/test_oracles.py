@@ -1,0 +1,150 @@
+"""The oracles against quadrature, autograd, sampling and brute force."""
+
+import math
+
+import pytest
+import torch
+
+from ddpm_edu import GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle
+from ddpm_edu.routes import density_moments, grid, integrate
+
+DIFFUSION = GaussianDiffusion(NoiseSchedule.linear())
+LINE = GaussianMixture([0.3, 0.7], [-1.2, 0.8], [0.05, 0.10])
+PLANE = GaussianMixture([0.2, 0.5, 0.3], [[-1.0, 0.0], [0.5, 1.0], [1.0, -1.0]], [[0.1, 0.2], [0.05, 0.3], [0.2, 0.1]])
+
+
+def on_the_line(t):
+    return Oracle(LINE, DIFFUSION), torch.linspace(-2.5, 2.5, 9, dtype=torch.float64), t
+
+
+def test_mixture_density_integrates_to_one_and_has_its_moments():
+    log_Z, mean, var = density_moments(LINE.log_prob, grid(-6, 6))
+    assert float(log_Z) == pytest.approx(0, abs=1e-12)
+    assert [float(m) for m in LINE.moments()] == pytest.approx([float(mean), float(var)], abs=1e-10)
+    torch_mixture = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(PLANE.weights),
+        torch.distributions.Independent(torch.distributions.Normal(PLANE.means, PLANE.variances.sqrt()), 1),
+    )
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.allclose(PLANE.log_prob(x), torch_mixture.log_prob(x), atol=1e-12)
+    assert torch.allclose(PLANE.moments()[0], torch_mixture.mean) and torch.allclose(PLANE.moments()[1], torch_mixture.variance)
+
+
+def test_samples_follow_the_mixture():
+    x = LINE.sample(40000, torch.Generator().manual_seed(0)).sort().values
+    u = grid(-4, 4, 8001)
+    cdf = torch.cumulative_trapezoid(LINE.log_prob(u).exp(), u)
+    here = cdf[((x + 4) * 1000).long().clamp(0, 7999)]
+    steps = torch.arange(1, 40001, dtype=torch.float64) / 40000
+    assert float((here - steps).abs().max()) < 2.3 / math.sqrt(40000)
+
+
+@pytest.mark.parametrize("t", [1, 50, 300, 1000])
+def test_marginal_by_integrating_the_forward_kernel(t):
+    oracle, x_t, _ = on_the_line(t)
+    x_0 = grid(-4, 4)
+    for x in x_t:
+        kernel = DIFFUSION.q_marginal(x_0, t).log_prob(x) + LINE.log_prob(x_0)
+        assert float(oracle.log_q(x.reshape(1), t)) == pytest.approx(float(integrate(kernel.exp(), x_0).log()), abs=1e-8)
+
+
+@pytest.mark.parametrize("t", [2, 50, 300, 1000])
+def test_x_0_and_reverse_moments_by_bayes_on_a_grid(t):
+    oracle, x_t, _ = on_the_line(t)
+    mean, var = oracle.x_0_moments(x_t, t)
+    back_mean, back_var = oracle.q_s_moments(x_t, t, t // 2)
+    for k, x in enumerate(x_t):
+        x_0 = grid(-4, 4)
+        _, m, v = density_moments(lambda u, x=x: DIFFUSION.q_marginal(u, t).log_prob(x) + LINE.log_prob(u), x_0)
+        assert float(mean[k]) == pytest.approx(float(m), abs=1e-8) and float(var[k]) == pytest.approx(float(v), abs=1e-8)
+        centre, width = float(back_mean[k]), float(back_var[k]) ** 0.5
+        x_s = grid(centre - 12 * width, centre + 12 * width)
+        law = oracle.q_s_log_prob(x_s, x.expand_as(x_s), t, t // 2)
+        log_Z, m, v = density_moments(lambda u, law=law: law, x_s)
+        assert float(log_Z) == pytest.approx(0, abs=1e-7)
+        assert centre == pytest.approx(float(m), abs=1e-7) and float(back_var[k]) == pytest.approx(float(v), rel=1e-6)
+
+
+@pytest.mark.parametrize("data, shape", [(LINE, (7,)), (PLANE, (7, 2))])
+@pytest.mark.parametrize("t", [1, 300, 1000])
+def test_score_and_eps_star_by_autograd(data, shape, t):
+    oracle = Oracle(data, DIFFUSION)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(t), dtype=torch.float64).requires_grad_()
+    (slope,) = torch.autograd.grad(oracle.q_t(t).log_prob(x).sum(), x)
+    x = x.detach()
+    assert torch.allclose(oracle.score(x, t), slope, atol=1e-8)
+    assert torch.allclose(oracle.q_t(t).score(x), slope, atol=1e-8)
+    noise = math.sqrt(1 - float(DIFFUSION.schedule.alpha_bars[t]))
+    assert torch.allclose(oracle(x, t), -noise * slope, atol=1e-9)
+
+
+def test_a_batch_of_steps_is_the_steps_one_by_one():
+    oracle = Oracle(PLANE, DIFFUSION)
+    x, t = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64), torch.tensor([1, 10, 500, 1000])
+    for k in range(4):
+        one = x[k : k + 1]
+        assert torch.allclose(oracle.eps_star(x, t)[k : k + 1], oracle.eps_star(one, int(t[k])), atol=1e-10)
+        assert torch.allclose(oracle.log_q(x, t)[k], oracle.log_q(one, int(t[k]))[0], atol=1e-10)
+        assert torch.allclose(oracle.q_s_moments(x, t)[1][k : k + 1], oracle.q_s_moments(one, int(t[k]))[1], atol=1e-14)
+
+
+def test_eps_star_minimises_the_simple_loss():
+    """E[(ε - f(x_t))²] by double quadrature: ε* beats every perturbed copy, by the mean square of the perturbation."""
+    oracle, t = Oracle(LINE, DIFFUSION), 200
+    x_0, eps = grid(-3, 3, 1201), grid(-8, 8, 1201)
+    weight = LINE.log_prob(x_0).exp().unsqueeze(1) * torch.exp(-0.5 * eps**2) / math.sqrt(2 * math.pi)
+    x_t = DIFFUSION.q_sample(x_0.unsqueeze(1), t, eps.unsqueeze(0))
+    star = oracle.eps_star(x_t.flatten(), t).reshape(x_t.shape)
+    best = integrate(integrate(weight * (eps - star) ** 2, eps), x_0)
+    for bump in (0.1 * torch.ones_like(x_t), 0.1 * torch.sin(3 * x_t)):
+        loss = integrate(integrate(weight * (eps - star - bump) ** 2, eps), x_0)
+        extra = integrate(integrate(weight * bump**2, eps), x_0)
+        assert float(loss - best) == pytest.approx(float(extra), rel=1e-6)
+
+
+def test_finite_data_is_the_ideal_denoiser():
+    points = torch.randn(6, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    oracle = Oracle(GaussianMixture.of_points(points), DIFFUSION)
+    x_t = 0.3 * points[:2] + 0.1
+    t = 400
+    signal = math.sqrt(float(DIFFUSION.schedule.alpha_bars[t]))
+    weights = torch.softmax(
+        torch.stack([-((x_t - signal * p) ** 2).sum((1, 2, 3)) / (2 * (1 - signal**2)) for p in points], 1), 1
+    )
+    assert torch.allclose(oracle.x_0_moments(x_t, t)[0], torch.einsum("bk,kchw->bchw", weights, points), atol=1e-12)
+    near = DIFFUSION.q_sample(points, 1, torch.zeros_like(points))
+    assert torch.allclose(oracle.x_0_moments(near, 1)[0], points, atol=1e-12)
+    draws = oracle.sample_x_0(near, 1, torch.Generator().manual_seed(0))
+    assert torch.equal(draws, points)
+
+
+def test_sample_x_0_has_the_posteriors_moments():
+    oracle = Oracle(LINE, DIFFUSION)
+    x_t = torch.full((50000,), 0.1, dtype=torch.float64)
+    draws = oracle.sample_x_0(x_t, 300, torch.Generator().manual_seed(1))
+    mean, var = oracle.x_0_moments(x_t[:1], 300)
+    assert float(draws.mean()) == pytest.approx(float(mean), abs=5 * float(var) ** 0.5 / math.sqrt(50000))
+    assert float(draws.var()) == pytest.approx(float(var), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: GaussianMixture([0.5, 0.4], [0.0, 1.0], [1.0, 1.0]), ValueError, "sum to 1"),
+        (lambda: GaussianMixture([1.5, -0.5], [0.0, 1.0], [1.0, 1.0]), ValueError, "positive"),
+        (lambda: GaussianMixture([1.0], [0.0, 1.0], [1.0, 1.0]), ValueError, "weights must be 2"),
+        (lambda: GaussianMixture([1.0], [0.0], [-1.0]), ValueError, "variances must be >= 0"),
+        (lambda: GaussianMixture([0.5, 0.5], [0.0, 1.0], [1.0, 1.0, 1.0]), ValueError, "broadcast"),
+        (lambda: GaussianMixture([1.0], [float("nan")], [1.0]), ValueError, "means holds 1"),
+        (lambda: LINE.sample(0), ValueError, "n = 0"),
+        (lambda: LINE.log_prob(torch.zeros(3, 2)), ValueError, r"x has shape \(3, 2\)"),
+        (lambda: PLANE.log_prob(torch.zeros(3)), ValueError, r"wanted \(B, 2\)"),
+        (lambda: Oracle(LINE, DIFFUSION).eps_star(torch.zeros(3), 0), ValueError, "t = 0"),
+        (lambda: Oracle(LINE, DIFFUSION).eps_star(torch.zeros(3, 1), 5), ValueError, "x_t has shape"),
+        (lambda: Oracle(LINE, DIFFUSION).q_t(1001), ValueError, "t = 1001"),
+        (lambda: Oracle(LINE, DIFFUSION).q_s_moments(torch.zeros(3), 5, 7), ValueError, "s must be smaller"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

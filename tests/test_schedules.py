@@ -1,0 +1,143 @@
+"""The tables against literal loops, exact fractions and the joint covariance of the chain."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddpm_edu import NoiseSchedule
+from ddpm_edu.gaussian import condition_joint
+from ddpm_edu.routes import chain_joint
+
+ALL = {
+    "linear": NoiseSchedule.linear(),
+    "linear10": NoiseSchedule.linear(10, 0.01, 0.3),
+    "cosine": NoiseSchedule.cosine(),
+    "quadratic": NoiseSchedule.quadratic(50, 1e-3, 0.2),
+    "constant": NoiseSchedule.constant(7, 0.1),
+    "one": NoiseSchedule.linear(1),
+}
+betas_lists = st.lists(st.floats(1e-4, 0.9), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize("schedule", ALL.values(), ids=ALL)
+def test_tables_have_the_clean_entry_and_float64(schedule):
+    for table in (schedule.betas, schedule.alphas, schedule.alpha_bars, schedule.beta_tildes):
+        assert table.shape == (schedule.T + 1,) and table.dtype == torch.float64
+    assert schedule.betas[0] == 0 and schedule.alphas[0] == 1 and schedule.alpha_bars[0] == 1
+    assert schedule.beta_tildes[0] == 0 and schedule.beta_tildes[1] == 0
+    assert schedule.snr[0] == math.inf and (schedule.snr[1:] < schedule.snr[:-1]).all()
+
+
+def test_linear_is_the_papers():
+    schedule = NoiseSchedule.linear()
+    product = Fraction(1)
+    for t in range(1, 1001):
+        beta = Fraction(1, 10000) + Fraction(t - 1, 999) * (Fraction(2, 100) - Fraction(1, 10000))
+        product *= 1 - beta
+        assert float(schedule.betas[t]) == pytest.approx(float(beta), rel=1e-12)
+        if t in (1, 2, 500, 1000):
+            assert float(schedule.alpha_bars[t]) == pytest.approx(float(product), rel=1e-12)
+
+
+def test_cosine_follows_f_and_is_clipped():
+    schedule = NoiseSchedule.cosine(1000)
+
+    def f(t):
+        return (1 + math.cos(math.pi * (t / 1000 + 0.008) / 1.008)) / 2  # cos² by the half-angle rule
+
+    for t in (1, 10, 500, 990):
+        assert float(schedule.alpha_bars[t]) == pytest.approx(f(t) / f(0), rel=1e-10)
+    assert float(schedule.betas[-1]) == 0.999
+    assert 1 / math.sqrt(float(schedule.alphas[-1])) < 100
+
+
+def test_quadratic_and_constant():
+    betas = NoiseSchedule.quadratic(3, 0.01, 0.09).betas.tolist()
+    assert betas == pytest.approx([0, 0.01, 0.04, 0.09])  # roots 0.1, 0.2, 0.3
+    assert NoiseSchedule.constant(3, 0.5).alpha_bars.tolist() == [1, 0.5, 0.25, 0.125]
+
+
+@given(betas_lists)
+@settings(max_examples=50, deadline=None)
+def test_tables_against_loops(betas):
+    schedule = NoiseSchedule.from_betas(betas)
+    alpha_bar = 1.0
+    for t, beta in enumerate(betas, start=1):
+        before, alpha_bar = alpha_bar, alpha_bar * (1 - beta)
+        assert float(schedule.alphas[t]) == pytest.approx(1 - beta, rel=1e-12)
+        assert float(schedule.alpha_bars[t]) == pytest.approx(alpha_bar, rel=1e-12)
+        assert float(schedule.beta_tildes[t]) == pytest.approx((1 - before) * beta / (1 - alpha_bar), rel=1e-9, abs=1e-15)
+    again = NoiseSchedule.from_alpha_bars(schedule.alpha_bars)
+    assert torch.allclose(again.betas, schedule.betas, rtol=1e-9, atol=1e-15)
+    assert torch.equal(NoiseSchedule.from_betas(schedule.betas).alpha_bars, schedule.alpha_bars)
+
+
+def test_beta_tilde_is_the_conditional_variance_of_the_path():
+    betas = [0.1, 0.25, 0.4, 0.05]
+    schedule = NoiseSchedule.from_betas(betas)
+    mean, cov = chain_joint(betas, mean=0.0, var=0.0)  # x_0 known
+    for t in range(2, 5):
+        pair = [t - 1, t]
+        _, var = condition_joint(mean[pair], cov[pair][:, pair], torch.zeros(1, dtype=torch.float64), keep=1)
+        assert float(var) == pytest.approx(float(schedule.beta_tildes[t]), rel=1e-12)
+
+
+def test_respaced_keeps_the_marginals():
+    schedule = NoiseSchedule.linear(100)
+    short = schedule.respaced([100, 40, 7, 0])
+    assert torch.equal(short.alpha_bars, schedule.alpha_bars[[0, 7, 40, 100]])
+    assert torch.equal(schedule.respaced(100).alpha_bars, schedule.alpha_bars)
+    product = torch.ones(2, dtype=torch.float64)
+    product[1:] = torch.prod(schedule.alphas[8:41])
+    assert float(short.alphas[2]) == pytest.approx(float(product[1]), rel=1e-12)
+
+
+def test_steps():
+    schedule = NoiseSchedule.linear(10, 0.01, 0.3)
+    assert schedule.steps() == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert schedule.steps(10) == schedule.steps() and schedule.steps(1) == [10, 0] and schedule.steps(2) == [10, 5, 0]
+    assert schedule.steps([8, 3, 0]) == [8, 3, 0]
+    assert all(len(schedule.steps(n)) == n + 1 for n in range(1, 11))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: NoiseSchedule.from_betas([0.1, 1.0]), r"betas\[2\] = 1.0 is outside \(0, 1\)"),
+        (lambda: NoiseSchedule.from_betas([0.1, 0.0]), r"betas\[2\] = 0.0"),
+        (lambda: NoiseSchedule.from_betas([-0.1]), r"betas\[1\] = -0.1"),
+        (lambda: NoiseSchedule.from_betas([float("nan")]), r"betas\[1\] = nan"),
+        (lambda: NoiseSchedule.from_betas([]), "betas is empty"),
+        (lambda: NoiseSchedule.from_betas([[0.1]]), "list of numbers"),
+        (lambda: NoiseSchedule.from_betas([0.999] * 200), "underflows"),
+        (lambda: NoiseSchedule.from_alpha_bars([0.9, 0.9]), "must fall at every step"),
+        (lambda: NoiseSchedule.from_alpha_bars([0.9, 0.95]), r"alpha_bars\[2\] = 0.95"),
+        (lambda: NoiseSchedule.from_alpha_bars([1.1]), r"alpha_bars\[1\] = 1.1"),
+        (lambda: NoiseSchedule.linear(0), "T = 0 is too small"),
+        (lambda: NoiseSchedule.linear(10, beta_1=0.0), r"beta_1 = 0.0 is outside \(0, 1\)"),
+        (lambda: NoiseSchedule.linear(10, beta_T=1.5), "beta_T = 1.5"),
+        (lambda: NoiseSchedule.constant(3, 1.0), "beta = 1.0"),
+        (lambda: NoiseSchedule.cosine(10, offset=-1.0), "offset = -1.0"),
+        (lambda: NoiseSchedule.cosine(10, max_beta=1.0), "max_beta = 1.0"),
+        (lambda: ALL["linear10"].steps(11), "steps = 11 is more than"),
+        (lambda: ALL["linear10"].steps(0), "steps = 0 is too small"),
+        (lambda: ALL["linear10"].steps([5, 5, 0]), "strictly decreasing"),
+        (lambda: ALL["linear10"].steps([5, 1]), "end in 0"),
+        (lambda: ALL["linear10"].steps([11, 0]), "at most at T = 10"),
+        (lambda: ALL["linear10"].steps([0]), "end in 0"),
+        (lambda: ALL["linear10"].steps([5, 0, 0]), "strictly decreasing"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("T", [1.5, True, "10"])
+def test_T_must_be_an_int(T):
+    with pytest.raises(TypeError, match="T must be an int"):
+        NoiseSchedule.linear(T)
