@@ -166,7 +166,8 @@ def _tolerance(atol: float) -> float:
 
 def _array(x, name: str) -> Tensor:
     try:
-        x = torch.as_tensor(x, dtype=torch.float64).detach().cpu()  # Python floats straight to float64
+        x = x.detach().cpu() if isinstance(x, Tensor) else x
+        x = torch.as_tensor(x, dtype=torch.float64)  # Python floats straight to float64, never through float32
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be a number, an array or a tensor, got {type(x).__name__}: {error}") from None
     if x.numel() == 0:

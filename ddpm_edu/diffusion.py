@@ -99,6 +99,16 @@ class GaussianDiffusion:
         alpha_bar_t, alpha_bar_s, _, beta = self._pair(t, s, x_t.shape)
         return _cast((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta, x_t)
 
+    def sigma2_beta_tilde_clipped(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
+        """β̃, with its 0 at s = 0 replaced by β̃_2 so that log σ² and L_0 stay finite [Nichol 2021, Sec. 3.1].
+
+        With T = 1 there is no β̃_2; then β_1 is used.
+        """
+        tables = self.schedule
+        floor = _cast(tables.beta_tildes[2] if self.T > 1 else tables.betas[1], x_t)
+        sigma2 = self.sigma2_beta_tilde(x_t, t, s)
+        return torch.where(sigma2 > 0, sigma2, floor)
+
     def predict(self, eps_model: EpsModel, x_t: Tensor, t: int | Tensor) -> Tensor:
         """eps_hat = eps_model(x_t, t), with t as the (B,) tensor that networks expect, and its shape checked."""
         if real(x_t, "x_t").ndim < 1:
@@ -205,26 +215,33 @@ class GaussianDiffusion:
         sigma2: ReverseVariance | None = None,
         levels: int | None = 256,
     ) -> Tensor:
-        """One term of the variational bound, shape (B,), in nats per sample [Ho 2020, Eq. 5].
+        """One term of the variational bound for the given t and ε, shape (B,), in nats per sample [Ho 2020, Eq. 5].
 
-        t >= 2: L_{t-1} = KL(q(x_{t-1} | x_t, x_0) ‖ p_θ(x_{t-1} | x_t)).
-        t = 1:  L_0 = -log p_θ(x_0 | x_1), with the discretised decoder of `levels` grey values, or with the Gaussian
-        density itself when `levels` is None (data that are not images).
+        The term of `bound_term`, with x_t = q_sample(x_0, t, eps) and p_θ from the network; gradients flow.
         """
         _own_noise(x_0, eps)
         x_t = self.q_sample(x_0, t, eps)
         p, _ = self.p_mean_variance(eps_model, x_t, t, sigma2=sigma2)
+        return self.bound_term(p, x_0, x_t, t, levels)
+
+    def bound_term(self, p: Gaussian, x_0: Tensor, x_t: Tensor, t: int | Tensor, levels: int | None = 256) -> Tensor:
+        """The bound's term at t for a given reverse step p = p_θ(x_{t-1} | x_t), shape (B,), in nats [Ho 2020, Eq. 5].
+
+        t >= 2: L_{t-1} = KL(q(x_{t-1} | x_t, x_0) ‖ p).
+        t = 1:  L_0 = -log p(x_0), with the discretised decoder of `levels` grey values [Ho 2020, Eq. 13], or with the
+        Gaussian density itself when `levels` is None (data that are not images).
+        """
         steps = as_steps(t, self.T).expand(x_0.shape[0])
-        first, rest = steps == 1, steps > 1
-        term = torch.empty(x_0.shape[0], dtype=x_0.dtype, device=x_0.device)
         mean, var = torch.broadcast_tensors(p.mean, p.var)
+        first, rest = steps == 1, steps > 1
+        term = torch.empty(x_0.shape[0], dtype=mean.dtype, device=mean.device)
         if rest.any():
             q = self.q_posterior(x_0[rest], x_t[rest], steps[rest])
-            term[rest] = _per_sample(q.kl(Gaussian(mean[rest], var[rest])))
+            term[rest] = per_sample(q.kl(Gaussian(mean[rest], var[rest])))
         if first.any():
             decoder = Gaussian(mean[first], var[first])
             log_p = decoder.log_prob(x_0[first]) if levels is None else discretised_log_prob(x_0[first], decoder, levels)
-            term[first] = -_per_sample(log_p)
+            term[first] = -per_sample(log_p)
         return term
 
 
@@ -238,6 +255,6 @@ def _own_noise(x_0: Tensor, eps: Tensor) -> None:
         raise ValueError(f"eps has shape {tuple(eps.shape)}, x_0 has {tuple(x_0.shape)}; each coordinate needs its own noise")
 
 
-def _per_sample(x: Tensor) -> Tensor:
+def per_sample(x: Tensor) -> Tensor:
     """Sum over everything but the batch axis."""
     return x.reshape(len(x), -1).sum(1)

@@ -1,0 +1,177 @@
+"""The variational bound, term by term, and what it says in bits [Ho 2020, Eqs. 3-5 and Sec. 4.3].
+
+-log p_θ(x_0) <= L_T + Σ_{t=2..T} L_{t-1} + L_0. Everything is in nats until `bits_per_dim`, per sample, and computed in
+float64 after the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._args import as_steps, count, real
+from .diffusion import EpsModel, GaussianDiffusion, ReverseVariance, per_sample
+from .gaussian import Gaussian
+
+
+def L_T(diffusion: GaussianDiffusion, x_0: Tensor) -> Tensor:
+    """KL(q(x_T | x_0) ‖ N(0, I)), shape (B,), in nats: how far the chain's end is from the prior [Ho 2020, Eq. 5]."""
+    q = diffusion.q_marginal(x_0.double(), diffusion.T)
+    return per_sample(q.kl(_standard(q.mean)))
+
+
+def L_t(
+    diffusion: GaussianDiffusion,
+    eps_model: EpsModel,
+    x_0: Tensor,
+    x_t: Tensor,
+    t: int | Tensor,
+    sigma2: ReverseVariance | None = None,
+) -> Tensor:
+    """L_{t-1} = KL(q(x_{t-1} | x_t, x_0) ‖ p_θ(x_{t-1} | x_t)) for t in 2..T, shape (B,), in nats [Ho 2020, Eq. 5].
+
+    `x_t` is a draw of q(x_t | x_0): average over draws to get the paper's expectation. `sigma2` is the reverse
+    variance, `diffusion.sigma2_beta` unless given.
+    """
+    as_steps(t, diffusion.T, low=2)
+    p, _ = _reverse(diffusion, eps_model, x_t, t, sigma2)
+    return diffusion.bound_term(p, x_0.double(), x_t.double(), t)
+
+
+def L_0(
+    diffusion: GaussianDiffusion,
+    eps_model: EpsModel,
+    x_0: Tensor,
+    x_1: Tensor,
+    sigma2: ReverseVariance | None = None,
+    levels: int | None = 256,
+) -> Tensor:
+    """-log p_θ(x_0 | x_1), shape (B,), in nats [Ho 2020, Eqs. 5 and 13].
+
+    The decoder integrates the Gaussian over the bin of x_0, for data of `levels` grey values on [-1, 1]; with
+    levels = None it is the density itself. Raises ValueError when σ_1² is 0, as with β̃: see
+    `sigma2_beta_tilde_clipped`.
+    """
+    p, _ = _reverse(diffusion, eps_model, x_1, 1, sigma2)
+    return diffusion.bound_term(p, x_0.double(), x_1.double(), 1, levels)
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """All terms of the bound for a batch: `terms[:, 0]` is L_0, `terms[:, k]` is L_k, `terms[:, T]` is L_T, in nats.
+
+    `square_errors[:, t]` is ‖x_0 - x̂_0(x_t)‖², the distortion of stopping at t; column 0 is 0. `dims` is the number
+    of coordinates of a sample.
+    """
+
+    terms: Tensor
+    square_errors: Tensor
+    dims: int
+
+    @property
+    def nats(self) -> Tensor:
+        """The bound on -log p_θ(x_0), shape (B,)."""
+        return self.terms.sum(1)
+
+    def bits_per_dim(self) -> dict[str, float]:
+        """Mean bits/dim over the batch: the total, and its split into L_0, L_{1:T-1} and L_T."""
+        bits = bits_per_dim(self.terms, self.dims).mean(0)
+        return {
+            "total": float(bits.sum()),
+            "L_0": float(bits[0]),
+            "L_1:T-1": float(bits[1:-1].sum()),
+            "L_T": float(bits[-1]),
+        }
+
+    def rate_distortion(self) -> tuple[Tensor, Tensor]:
+        """(rate, distortion) at t = 0..T: bits/dim sent when decoding stops at t, and the root mean square error of x̂_0.
+
+        rate(t) = Σ_{k>=t} L_k, from the prior's end down; rate(0) is the whole bound. Distortion is on the scale of
+        0..255 grey levels [Ho 2020, Sec. 4.3].
+        """
+        rate = bits_per_dim(self.terms, self.dims).mean(0).flip(0).cumsum(0).flip(0)
+        rmse = (self.square_errors.mean(0) / self.dims).sqrt() * 127.5
+        return rate, rmse
+
+
+def variational_bound(
+    diffusion: GaussianDiffusion,
+    eps_model: EpsModel,
+    x_0: Tensor,
+    sigma2: ReverseVariance | None = None,
+    levels: int | None = 256,
+    generator: torch.Generator | None = None,
+    batch_size: int = 256,
+    steps: Sequence[int] | None = None,
+    progress: bool = False,
+) -> Bound:
+    """Every term of the bound for x_0 (N, ...), one draw of x_t for each, in batches; see `Bound`.
+
+    `steps` names the t to evaluate (default: all of 1..T); the others' terms are NaN. The network runs on x_0's device
+    and dtype, the terms are formed in float64.
+    """
+    real(x_0, "x_0")
+    T, N = diffusion.T, len(x_0)
+    visited = range(1, T + 1) if steps is None else [int(as_steps(int(t), T, name="steps")) for t in steps]
+    terms, square_errors = (torch.full((N, T + 1), math.nan, dtype=torch.float64) for _ in range(2))
+    terms[:, T], square_errors[:, 0] = L_T(diffusion, x_0).cpu(), 0
+    batches = [slice(k, k + count(batch_size, "batch_size")) for k in range(0, N, batch_size)]
+    with torch.no_grad():
+        for t in _bar(visited, progress):
+            for batch in batches:
+                x = x_0[batch]
+                eps = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+                x_t = diffusion.q_sample(x, t, eps)
+                p, x_0_hat = _reverse(diffusion, eps_model, x_t, t, sigma2)
+                terms[batch, t - 1] = diffusion.bound_term(p, x.double(), x_t.double(), t, levels).cpu()
+                square_errors[batch, t] = per_sample((x - x_0_hat).double() ** 2).cpu()
+    return Bound(terms, square_errors, math.prod(x_0.shape[1:]))
+
+
+def path_log_ratio(
+    diffusion: GaussianDiffusion, eps_model: EpsModel, path: Tensor, sigma2: ReverseVariance | None = None
+) -> Tensor:
+    """log p_θ(x_{0:T}) - log q(x_{1:T} | x_0) along given paths, shape (B,), in nats [Ho 2020, Eq. 3].
+
+    `path` is (T + 1, B, ...): x_0, …, x_T. Its mean over paths of q is the ELBO: the joint form, which needs no KL in
+    closed form. The decoder is the Gaussian density (no bins).
+    """
+    if real(path, "path").ndim < 2 or len(path) != diffusion.T + 1:
+        raise ValueError(f"path must have shape (T + 1, B, ...) with T = {diffusion.T}, got {tuple(path.shape)}")
+    path = path.double()
+    total = per_sample(_standard(path[-1]).log_prob(path[-1]))
+    for t in range(1, diffusion.T + 1):
+        p = _reverse(diffusion, eps_model, path[t], t, sigma2)[0]
+        q = diffusion.q_step(path[t - 1], t)
+        total = total + per_sample(p.log_prob(path[t - 1]) - q.log_prob(path[t]))
+    return total
+
+
+def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
+    """nats per sample -> bits per coordinate: nats / (dims · log 2).
+
+    For data of 256 grey levels and the discretised decoder, so that no correction for the scaling is needed.
+    """
+    return nats / (count(dims, "dims") * math.log(2))
+
+
+def _reverse(diffusion, eps_model, x_t, t, sigma2) -> tuple[Gaussian, Tensor]:
+    """p_θ(x_{t-1} | x_t) in float64 from the network's output in its own dtype, and x̂_0."""
+    eps_hat = diffusion.predict(eps_model, x_t, t).double()
+    return diffusion.p_mean_variance(lambda x, t: eps_hat, x_t.double(), t, sigma2=sigma2)
+
+
+def _standard(like: Tensor) -> Gaussian:
+    return Gaussian(torch.zeros_like(like), torch.ones_like(like))
+
+
+def _bar(visited, progress: bool):
+    if not progress:
+        return visited
+    from tqdm import tqdm
+
+    return tqdm(visited, desc="bound", unit="t")
