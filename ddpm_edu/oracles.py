@@ -18,13 +18,14 @@ from .gaussian import Gaussian
 
 
 class GaussianMixture:
-    """Σ_k weights[k] · N(means[k], variances[k]), with independent coordinates inside a component.
+    """Σ_k weights[k] · N(means[k], Σ_k), where Σ_k = diag(variances[k]), or any covariance with `with_covariances`.
 
     weights (K,), positive, summing to 1; means (K, *event), where event is () for data on a line, (D,) for vectors or
     (C, H, W) for images; variances broadcast to means and are >= 0. Samples x have shape (B, *event).
+    `axes` (K, D, D), if given, holds orthonormal columns: component k has variances[k] along them.
     """
 
-    def __init__(self, weights, means, variances):
+    def __init__(self, weights, means, variances, axes: Tensor | None = None):
         self.means = torch.as_tensor(means, dtype=None if isinstance(means, Tensor) else torch.float64)
         real(self.means, "means")
         self.weights = torch.as_tensor(weights, dtype=self.means.dtype, device=self.means.device)
@@ -40,6 +41,24 @@ class GaussianMixture:
             raise ValueError(f"weights must be {K} positive numbers that sum to 1, got {self.weights.tolist()[:8]}")
         if (self.variances < 0).any():
             raise ValueError(f"variances must be >= 0, got {float(self.variances.min())}")
+        self.axes = axes
+        if axes is not None:
+            self.axes = axes = real(axes, "axes").to(self.means)
+            D = self.means.shape[-1]
+            one = torch.eye(D, dtype=self.means.dtype, device=self.means.device).expand(K, D, D)
+            if axes.shape != one.shape or not torch.allclose(axes.mT @ axes, one, atol=1e-5):
+                raise ValueError(f"axes must be {K} orthonormal {D}x{D} matrices, got shape {tuple(axes.shape)}")
+
+    @classmethod
+    def with_covariances(cls, weights, means, covariances) -> GaussianMixture:
+        """The mixture with full covariances (K, D, D), each symmetric and positive semi-definite."""
+        covs = real(torch.as_tensor(covariances, dtype=torch.float64), "covariances")
+        if covs.ndim != 3 or covs.shape[1] != covs.shape[2] or not torch.allclose(covs, covs.mT):
+            raise ValueError(f"covariances must be K symmetric matrices (K, D, D), got shape {tuple(covs.shape)}")
+        variances, axes = torch.linalg.eigh(covs)
+        if float(variances.min()) < -1e-10 * float(variances.max()):
+            raise ValueError(f"covariances must be positive semi-definite, got the eigenvalue {float(variances.min())}")
+        return cls(weights, torch.as_tensor(means, dtype=torch.float64), variances.clamp(min=0), axes)
 
     @classmethod
     def of_points(cls, points: Tensor) -> GaussianMixture:
@@ -55,11 +74,12 @@ class GaussianMixture:
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n independent samples, shape (n, *event)."""
         k = torch.multinomial(self.weights, count(n, "n"), replacement=True, generator=generator)
-        return Gaussian(self.means[k], self.variances[k]).sample(generator)
+        z = Gaussian(torch.zeros_like(self.means[k]), self.variances[k]).sample(generator)
+        return self.means[k] + self._turn_back(z, k)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each coordinate: Σ w m and Σ w (v + m²) - mean²."""
-        return _mix(self.weights, self.means, self.variances)
+        return _mix(self.weights, self.means, self._coordinate_variances(self.variances))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log Σ_k w_k N(x; m_k, v_k), shape (B,), in nats. Raises ValueError where a variance is 0."""
@@ -68,12 +88,27 @@ class GaussianMixture:
     def score(self, x: Tensor) -> Tensor:
         """∇_x log p(x) = Σ_k r_k(x) (m_k - x) / v_k, with r_k the responsibilities; shape of x."""
         r = _over(self._log_joint(x).softmax(1), self.event)
-        return (r * (self.means - x.unsqueeze(1)) / self.variances).sum(1)
+        return (r * self._turn_back(self._turn(self.means - x.unsqueeze(1)) / self.variances)).sum(1)
 
     def _log_joint(self, x: Tensor) -> Tensor:
         """log w_k + log N(x; m_k, v_k), shape (B, K)."""
         _of_event(x, "x", self.event)
-        return _flat(Gaussian(self.means, self.variances).log_prob(x.unsqueeze(1)), self.event) + self.weights.log()
+        z = self._turn(x.unsqueeze(1) - self.means)
+        return _flat(Gaussian(torch.zeros_like(z), self.variances).log_prob(z), self.event) + self.weights.log()
+
+    def _turn(self, d: Tensor) -> Tensor:
+        """Differences (B, K, *event) in each component's own axes, where its coordinates are independent."""
+        return d if self.axes is None else torch.einsum("bkd,kde->bke", d, self.axes)
+
+    def _turn_back(self, z: Tensor, k: Tensor | None = None) -> Tensor:
+        """The inverse of `_turn`; with k (B,), one chosen component for each z (B, *event)."""
+        if self.axes is None:
+            return z
+        return torch.einsum("bke,kde->bkd", z, self.axes) if k is None else torch.einsum("be,bde->bd", z, self.axes[k])
+
+    def _coordinate_variances(self, v: Tensor) -> Tensor:
+        """Variances (..., K, *event) along the axes -> variances of the coordinates: the diagonal of U diag(v) Uᵀ."""
+        return v if self.axes is None else torch.einsum("kde,...ke->...kd", self.axes**2, v)
 
 
 class Oracle:
@@ -93,7 +128,7 @@ class Oracle:
         """The marginal q(x_t) = Σ_k w_k N(√ᾱ_t m_k, ᾱ_t v_k + 1 - ᾱ_t); t = 0 is the data."""
         alpha_bar_t = float(self.diffusion.schedule.alpha_bars[as_steps(int(t), self.diffusion.T, low=0)])
         m, v = self.data.means, self.data.variances
-        return GaussianMixture(self.data.weights, math.sqrt(alpha_bar_t) * m, alpha_bar_t * v + 1 - alpha_bar_t)
+        return GaussianMixture(self.data.weights, math.sqrt(alpha_bar_t) * m, alpha_bar_t * v + 1 - alpha_bar_t, self.data.axes)
 
     def eps_star(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """E[ε | x_t], the minimiser of L_simple: the perfect noise prediction."""
@@ -102,7 +137,8 @@ class Oracle:
     def score(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """∇ log q(x_t), from the marginal itself: Σ_k r_k (√ᾱ_t m_k - x_t) / V_k."""
         r, signal, V = self._components(x_t, t)
-        return (_over(r, self.data.event) * (signal * self.data.means - x_t.unsqueeze(1)) / V).sum(1)
+        pull = self.data._turn_back(self.data._turn(signal * self.data.means - x_t.unsqueeze(1)) / V)
+        return (_over(r, self.data.event) * pull).sum(1)
 
     def log_q(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """log q(x_t), shape (B,), in nats; t may be 0 when no component is a point."""
@@ -114,7 +150,7 @@ class Oracle:
         """E[x_0 | x_t] and Var(x_0 | x_t), coordinate by coordinate, both of the shape of x_t."""
         r, signal, V = self._components(x_t, t)
         means, variances = self._x_0_given(x_t, signal, V)
-        return _mix(_over(r, self.data.event), means, variances, dim=1)
+        return _mix(_over(r, self.data.event), means, self.data._coordinate_variances(variances), dim=1)
 
     def sample_x_0(self, x_t: Tensor, t: int | Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One draw of x_0 from q(x_0 | x_t) for each x_t."""
@@ -122,7 +158,8 @@ class Oracle:
         means, variances = self._x_0_given(x_t, signal, V)
         k = torch.multinomial(r, 1, generator=generator)[:, 0]
         rows = torch.arange(len(x_t))
-        return Gaussian(means[rows, k], variances[rows, k]).sample(generator)
+        z = Gaussian(torch.zeros_like(x_t), variances[rows, k]).sample(generator)
+        return means[rows, k] + self.data._turn_back(z, k)
 
     def q_s_log_prob(self, x_s: Tensor, x_t: Tensor, t: int | Tensor, s: int | None = None) -> Tensor:
         """log q(x_s | x_t) = log q(x_s) + log q(x_t | x_s) - log q(x_t), Bayes' rule, shape (B,), in nats."""
@@ -154,12 +191,13 @@ class Oracle:
         alpha_bar_t = self.diffusion.alpha_bar(t, x_t.shape).unsqueeze(1 if x_t.ndim else 0)
         alpha_bar_t = alpha_bar_t.to(x_t.device)
         signal, V = alpha_bar_t.sqrt().to(x_t.dtype), (alpha_bar_t * data.variances + 1 - alpha_bar_t).to(x_t.dtype)
-        log_N = _flat(Gaussian(signal * data.means, V).log_prob(x_t.unsqueeze(1)), data.event)
+        z = data._turn(x_t.unsqueeze(1) - signal * data.means)
+        log_N = _flat(Gaussian(torch.zeros_like(z), V).log_prob(z), data.event)
         return log_N + data.weights.log(), signal, V
 
     def _x_0_given(self, x_t: Tensor, signal: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
         m, v = self.data.means, self.data.variances
-        means = m + signal * v / V * (x_t.unsqueeze(1) - signal * m)
+        means = m + self.data._turn_back(signal * v / V * self.data._turn(x_t.unsqueeze(1) - signal * m))
         return means, (v - (signal * v) ** 2 / V).clamp(min=0).expand_as(means)
 
 

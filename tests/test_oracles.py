@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ddpm_edu import GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle
+from ddpm_edu.gaussian import condition_joint
 from ddpm_edu.routes import density_moments, grid, integrate
 
 DIFFUSION = GaussianDiffusion(NoiseSchedule.linear())
@@ -127,6 +128,51 @@ def test_sample_x_0_has_the_posteriors_moments():
     assert float(draws.var()) == pytest.approx(float(var), rel=0.03)
 
 
+TILTED = GaussianMixture.with_covariances(
+    [0.4, 0.6], [[-1.0, 0.0], [0.5, 1.0]], [[[0.5, 0.3], [0.3, 0.4]], [[0.2, -0.15], [-0.15, 0.6]]]
+)
+
+
+def test_full_covariances_against_torch_and_by_conditioning_the_joint():
+    covs = TILTED.axes @ torch.diag_embed(TILTED.variances) @ TILTED.axes.mT
+    assert covs[0].tolist() == [pytest.approx([0.5, 0.3]), pytest.approx([0.3, 0.4])]
+    mixture = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(TILTED.weights), torch.distributions.MultivariateNormal(TILTED.means, covs)
+    )
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    assert torch.allclose(TILTED.log_prob(x), mixture.log_prob(x), atol=1e-12)
+    assert torch.allclose(TILTED.moments()[1], mixture.variance, atol=1e-12)
+    (slope,) = torch.autograd.grad(mixture.log_prob(x).sum(), x)
+    x = x.detach()
+    assert torch.allclose(TILTED.score(x), slope, atol=1e-10)
+
+    # One component alone: x_0 given x_t by conditioning the joint Gaussian of (x_0, x_t).
+    one, t = GaussianMixture.with_covariances([1.0], TILTED.means[:1], covs[:1]), 200
+    bar = float(DIFFUSION.schedule.alpha_bars[t])
+    joint = torch.cat(
+        [
+            torch.cat([covs[0], math.sqrt(bar) * covs[0]], 1),
+            torch.cat([math.sqrt(bar) * covs[0], bar * covs[0] + (1 - bar) * torch.eye(2, dtype=torch.float64)], 1),
+        ]
+    )
+    mean = torch.cat([one.means[0], math.sqrt(bar) * one.means[0]])
+    want_mean, want_cov = condition_joint(mean, joint, x[0], keep=2)
+    oracle = Oracle(one, DIFFUSION)
+    got_mean, got_var = oracle.x_0_moments(x[:1], t)
+    assert torch.allclose(got_mean[0], want_mean, atol=1e-12) and torch.allclose(got_var[0], want_cov.diagonal(), atol=1e-12)
+    draws = oracle.sample_x_0(x[:1].expand(100_000, 2), t, torch.Generator().manual_seed(0))
+    assert torch.allclose(torch.cov(draws.T), want_cov, atol=0.01)
+    many = TILTED.sample(100_000, torch.Generator().manual_seed(0))
+    assert torch.allclose(torch.cov(many.T).diagonal(), mixture.variance, atol=0.02)
+    assert abs(float(torch.cov(many.T)[0, 1] - 0.4 * 0.3 + 0.6 * 0.15 - 0.4 * 0.6 * 1.5 * 1.0)) < 0.02
+
+    oracle = Oracle(TILTED, DIFFUSION)
+    leaf = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(oracle.q_t(t).log_prob(leaf).sum(), leaf)
+    assert torch.allclose(oracle.score(x, t), slope, atol=1e-10)
+    assert torch.allclose(oracle.eps_star(x, t), -math.sqrt(1 - bar) * slope, atol=1e-10)
+
+
 @pytest.mark.parametrize(
     "call, error, message",
     [
@@ -135,6 +181,13 @@ def test_sample_x_0_has_the_posteriors_moments():
         (lambda: GaussianMixture([1.0], [0.0, 1.0], [1.0, 1.0]), ValueError, "weights must be 2"),
         (lambda: GaussianMixture([1.0], [0.0], [-1.0]), ValueError, "variances must be >= 0"),
         (lambda: GaussianMixture([0.5, 0.5], [0.0, 1.0], [1.0, 1.0, 1.0]), ValueError, "broadcast"),
+        (
+            lambda: GaussianMixture.with_covariances([1.0], [[0.0, 0.0]], [[[1.0, 2.0], [2.0, 1.0]]]),
+            ValueError,
+            "semi-definite",
+        ),
+        (lambda: GaussianMixture.with_covariances([1.0], [[0.0, 0.0]], [[[1.0, 0.5], [0.0, 1.0]]]), ValueError, "symmetric"),
+        (lambda: GaussianMixture([1.0], [[0.0, 0.0]], [1.0], 2 * torch.eye(2).reshape(1, 2, 2)), ValueError, "orthonormal"),
         (lambda: GaussianMixture([1.0], [float("nan")], [1.0]), ValueError, "means holds 1"),
         (lambda: LINE.sample(0), ValueError, "n = 0"),
         (lambda: LINE.log_prob(torch.zeros(3, 2)), ValueError, r"x has shape \(3, 2\)"),
