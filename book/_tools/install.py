@@ -18,10 +18,11 @@ NO_NETWORK = re.compile(
     "|NewConnectionError|Failed to establish a new connection|Connection refused|Network is unreachable"
     "|No route to host|ConnectTimeoutError|timed out|ProxyError|Connection reset"
 )
+FETCHED = re.compile(r"\s+Downloading (?:\S*/)?([^\s/-]+-[^\s/-]+)\S* (\([\d.]+ [MG]B\))")  # name-version (size)
 
 
 def main() -> int:
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 (whoever runs make may have an older one)
         version = ".".join(map(str, sys.version_info[:3]))
         return stop(f"Python 3.10 or newer is needed; this is {version}. Name another one: make PYTHON=python3.12 …")
     venv = Path(os.environ.get("VENV") or ".venv")
@@ -31,10 +32,12 @@ def main() -> int:
         return 0
     started = time.monotonic()
     stamp.unlink(missing_ok=True)  # an interrupted installation must not look complete
-    if not works(python) and (fault := create(venv)):
+    fault = 0 if works(python) else create(venv)
+    if fault:
         return fault
     print(f"Installing into {shown(venv)} (once; torch and its companions are large) …", flush=True)
-    if fault := install(python, venv / "install.log"):
+    fault = install(python, venv / "install.log")
+    if fault:
         return fault
     stamp.write_text(wanted)
     print(f"Installed in {shown(venv)} · {duration(time.monotonic() - started)}", flush=True)
@@ -81,8 +84,8 @@ def create(venv: Path) -> int:
 def install(python: Path, log: Path) -> int:
     """One call of pip, so that torch and torchvision are resolved together; a line for each package it fetches."""
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--retries", "2", "--progress-bar", "off"]
-    if index := os.environ.get("TORCH_INDEX"):
-        command += ["--extra-index-url", index]
+    if os.environ.get("TORCH_INDEX"):
+        command += ["--extra-index-url", os.environ["TORCH_INDEX"]]
     command += ["-r", str(ROOT / "requirements.txt")]
     lines = []
     with log.open("w") as file:
@@ -91,8 +94,9 @@ def install(python: Path, log: Path) -> int:
             for line in process.stdout:
                 file.write(line)
                 lines.append(line)
-                if fetched := re.match(r"\s+Downloading (\S+?)(?:-py\S*)?\.?(?:whl|tar\.gz)?(?:\.metadata)? (\(.*[MG]B\))", line):
-                    print(f"  {fetched.group(1).rsplit('/', 1)[-1]} {fetched.group(2)}", flush=True)
+                fetched = FETCHED.match(line)
+                if fetched:
+                    print(f"  {fetched.group(1)} {fetched.group(2)}", flush=True)
                 elif line.startswith("Installing collected"):
                     print("  unpacking …", flush=True)
         except KeyboardInterrupt:

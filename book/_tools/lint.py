@@ -48,7 +48,11 @@ def _tags(chapter: Chapter) -> Iterator[str]:
     for k, source in chapter.markdown():
         if len(TAG.findall(source)) != len([e for e in chapter.equations if e.cell == k]):
             yield f"cell {k}: a \\tag stands outside $$ … $$ and \\begin{{align*}} … \\end{{align*}}, or twice in one line"
-        for block in re.findall(r"\$\$(.+?)\$\$", source, flags=re.S):
+        for block in re.finditer(r"\$\$(.+?)\$\$", source, flags=re.S):
+            before, after = source[: block.start()], source[block.end() :]
+            if not (re.search(r"(\A|\n[ >]*\n)[ >]*\Z", before) and re.match(r"[ ]*(\Z|\n[ >]*(\n|\Z))", after)):
+                yield f"cell {k}: a $$ … $$ needs a blank line before and after: {' '.join(block[0].split())[:60]}"
+            block = block[1]
             if r"\\" in block and r"\begin{" not in block:
                 yield f"cell {k}: a line break in $$ … $$ shows nowhere but in Colab; use \\begin{{align*}} … \\end{{align*}}"
         if re.search(r"\\begin\{align\}|\\eqref|\\label", source):

@@ -59,7 +59,8 @@ class Stage:
             self.seconds = time.monotonic() - started
             if done.returncode:
                 self.counts["failed"] = max(1, self.counts.get("failed", 0))
-                print(f"✗ {self.name} · {duration(self.seconds)}\n\n$ {' '.join(command)}\n{done.stdout.rstrip()}\n", flush=True)
+                print(f"✗ {self.name} · {duration(self.seconds)}\n")
+                print(f"$ {' '.join(command)}\n{done.stdout.rstrip()}\n", flush=True)
                 return False
         what = ", ".join(f"{n} {word}" for word, n in self.counts.items()) or "clean"
         print(f"✓ {self.name} · {what} · {duration(self.seconds)}", flush=True)
