@@ -173,11 +173,10 @@ def sig(value: float | Tensor, digits: int = 3) -> str:
     value = float(value)
     if not math.isfinite(value):
         return "undefined" if math.isnan(value) else "∞" if value > 0 else "−∞"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     if value and not 1e-3 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa} × 10^{{{int(exponent)}}}".replace("-", "−")
-    decimals = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
-    return f"{value:.{max(decimals, 0)}f}".replace("-", "−")
+    return f"{value:.{max(digits - 1 - int(exponent), 0)}f}".replace("-", "−")
 
 
 # The renderer: a Frame becomes a tree of elements -----------------------------------------------------------------
@@ -432,7 +431,7 @@ font-size:.95rem;line-height:1.45;text-align:left}
 border-top:1px solid;border-bottom:1px solid;border-color:rgba(128,128,128,.45)}
 .ddpm-readout span{white-space:nowrap}
 .ddpm-readout b{font-weight:600;font-variant-numeric:tabular-nums}
-.ddpm-explorer figcaption{margin:0;font-size:1em;font-style:normal;text-align:left;color:inherit}
+.ddpm-caption{margin:0}
 .ddpm-explorer sub,.ddpm-explorer sup{font-size:75%;line-height:0}
 .text_html:has(>.ddpm-explorer){background:none!important;color:inherit!important;padding:0}
 @media print{.ddpm-explorer{break-inside:avoid}.ddpm-explorer .ddpm-controls{display:none}}
@@ -441,7 +440,7 @@ border-top:1px solid;border-bottom:1px solid;border-color:rgba(128,128,128,.45)}
 # Reads the positions of the controls and writes, for each thing that changes, the value that belongs to them.
 _SCRIPT = """
 (function(){
-var me=document.currentScript,root=me?me.parentElement:document.getElementById(ID);
+var me=document.currentScript,root=me&&me.closest('.ddpm-explorer')||document.getElementById(ID);
 var data=JSON.parse(root.querySelector('script[type="application/json"]').textContent),at=[];
 var parts={};root.querySelectorAll('[data-k]').forEach(function(e){parts[e.getAttribute('data-k')]=e});
 function draw(){data.slots.forEach(function(s){
@@ -545,7 +544,7 @@ class Explorer:
         panels, readout = self._picture(position)
         controls = _El("div", {"class": "ddpm-controls"}, [self._control(axis, k) for axis, k in enumerate(position)])
         about = {"class": "ddpm-explorer", "id": f"ddpm-{self.name}", "role": "group", "aria-label": _unescaped(self.title)}
-        return _El("figure", about, [panels, controls, readout, _El("figcaption", {}, _rich(self.caption))])
+        return _El("div", about, [panels, controls, readout, _El("p", {"class": "ddpm-caption"}, _rich(self.caption))])
 
     def _picture(self, position: tuple[int, ...]) -> tuple[_El, _El]:
         frame = self.frame(*position)
@@ -591,9 +590,9 @@ class Explorer:
         picture.layout.max_width = "100%"
 
         def redraw(_=None):
-            inner = [*self._picture(tuple(c.value for c in controls)), _El("figcaption", {}, _rich(self.caption))]
+            inner = [*self._picture(tuple(c.value for c in controls)), _El("p", {"class": "ddpm-caption"}, _rich(self.caption))]
             about = {"class": "ddpm-explorer", "role": "group", "aria-label": _unescaped(self.title)}
-            picture.value = _El("figure", about, [_El("style", {}, _STYLE), *inner]).html()
+            picture.value = _El("div", about, [_El("style", {}, _STYLE), *inner]).html()
 
         for control in controls:
             control.observe(redraw, "value")
@@ -601,12 +600,14 @@ class Explorer:
         return widgets.VBox([*controls, picture])
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, Any]:
-        bundle = {"text/plain": repr(self), "text/html": self.to_html()}
+        bundle: dict[str, Any] = {"text/plain": repr(self), "text/html": self.to_html()}
         try:
             from IPython.core.getipython import get_ipython
 
             if get_ipython() is not None:
-                bundle = {**self.widget()._repr_mimebundle_(), **bundle}
+                # Spelled out, because ipywidgets 7 (Colab's) has no _repr_mimebundle_ of its own.
+                view = {"version_major": 2, "version_minor": 0, "model_id": self.widget().model_id}
+                bundle["application/vnd.jupyter.widget-view+json"] = view
         except ImportError:
             pass  # no notebook here: the static face is the whole of it
         return bundle
@@ -691,7 +692,7 @@ def forward_process_explorer() -> Explorer:
         [Slider("step t", range(0, 1001, 25), start=8), Choice("schedule", list(schedules))],
         draw,
         title="The forward process turns data with two modes into standard normal noise",
-        caption="Every schedule ends in the same noise: what it decides is where along the way the structure is lost. "
+        caption="All three schedules end in nearly the same noise; they differ in where along the way the structure is lost. "
         f"The two peaks have become one at {merged}.",
     )
 
@@ -769,7 +770,7 @@ def posterior_explorer() -> Explorer:
             ("mean μ̃_t", f"{sig(of_x_0)} · x_0 + {sig(of_x_t)} · x_t = {sig(mean)}"),
             ("variance β̃_t", sig(posterior.var)),
             ("β_t", sig(schedule.betas[t])),
-            ("area Z", sig(diffusion.q_marginal(x_0, t).log_prob(seen).exp())),
+            ("area of the product, q(x_t | x_0)", sig(diffusion.q_marginal(x_0, t).log_prob(seen).exp())),
         ]
         return Frame([curves, variances], readout)
 

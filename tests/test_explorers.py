@@ -1,0 +1,454 @@
+"""The interactive figures: both faces show the package's numbers, got here by other routes."""
+
+import itertools
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from ddpm_edu.explorers import (
+    MAX_BYTES,
+    Band,
+    Bars,
+    Choice,
+    Explorer,
+    Frame,
+    Line,
+    Panel,
+    Points,
+    Slider,
+    Text,
+    forward_process_explorer,
+    posterior_explorer,
+    sig,
+)
+
+BUILDERS = {"forward-process": forward_process_explorer, "posterior": posterior_explorer}
+SUPERSCRIPTS = re.compile(r" × 10\^?(-?\d+)")
+
+
+@pytest.fixture(scope="module")
+def explorers():
+    return {name: build() for name, build in BUILDERS.items()}
+
+
+def small(draw=None, sliders=None, **kwargs):
+    """An explorer of 3 x 2 positions that uses every kind of mark."""
+
+    def every_mark(a, b):
+        x = np.linspace(0, 1, 5)
+        marks = [
+            Line(x, a * x / 4, "blue", "line", dash=True, fill=True),
+            Line([0, 0], [0, 1], "grey", shift=a / 4),
+            Band(x, 0.1, 0.2 + a * x / 8, "green", "band"),
+            Bars([0.25, 0.75], [a / 4, 0.5], "purple", "bars", width=0.2),
+            Points([0.5], [a / 4], "ink", "dot"),
+            Text(0.5, 0.9, "x_{t-1} < " + b),
+        ]
+        return Frame([Panel("All of x_t", "A test.", (0, 1), (0, 1), marks, "x_t", "y")], [("x_t", sig(a)), ("b", b)])
+
+    sliders = [Slider("x_t", [0, 1, 2], start=1), Choice("kind", ["p", "q"])] if sliders is None else sliders
+    texts = {"title": "Every mark", "caption": "A & B < C.", **kwargs}
+    return Explorer(texts.pop("name", "small"), sliders, draw or every_mark, **texts)
+
+
+# What the script does, in Python ---------------------------------------------------------------------------------
+
+
+def at_position(html: str, position) -> BeautifulSoup:
+    """The static page after its controls were moved to `position`, as the script does it."""
+    page = BeautifulSoup(html, "html.parser")
+    data = json.loads(page.find("script", type="application/json").string)
+    parts = {el["data-k"]: el for el in page.find_all(attrs={"data-k": True})}
+    for slot in data["slots"]:
+        i = 0
+        for axis in slot["axes"]:
+            i = i * data["shape"][axis] + position[axis]
+        part = parts[str(slot["k"])]
+        if slot["attr"]:
+            part[slot["attr"]] = slot["values"][i]
+        else:
+            part.clear()
+            part.extend(list(BeautifulSoup(slot["values"][i], "html.parser").contents))
+    return page
+
+
+def picture(page: BeautifulSoup) -> str:
+    """Panels and read-out as text, without the marks of what may change."""
+    page = BeautifulSoup(str(page), "html.parser")
+    for el in page.find_all(attrs={"data-k": True}):
+        del el["data-k"]
+    return "".join(str(page.find(class_=name)) for name in ("ddpm-panels", "ddpm-readout"))
+
+
+def live_picture(explorer: Explorer, position) -> str:
+    """The same of the live face, with its controls moved to `position`."""
+    *controls, view = explorer.widget().children
+    for control, k in zip(controls, position):
+        control.value = k
+    return picture(BeautifulSoup(view.value, "html.parser"))
+
+
+def curve(page: BeautifulSoup, panel: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k-th path inside a panel's axes, back in data coordinates (the axes' ends are read off their ticks)."""
+    svg = page.select(".ddpm-panel > svg")[panel]
+    inside = svg.find("svg")
+    path = inside.find_all("path")[k]
+    numbers = [int(n) for n in re.findall(r"-?\d+", path["d"])]
+    points = np.cumsum(np.array(numbers).reshape(-1, 2), axis=0).astype(float)
+    if path.has_attr("transform"):
+        points[:, 0] += int(re.search(r"-?\d+", path["transform"])[0])
+    texts = [el for el in svg.find("g").find_all("text") if re.fullmatch(r"−?[\d.]+", el.text)]
+    values = [float(el.text.replace("−", "-")) for el in texts]
+    across = [k for k, el in enumerate(texts) if el["text-anchor"] == "middle"]
+    up = [k for k, el in enumerate(texts) if el["text-anchor"] == "end"]
+    left, top = float(inside["x"]), float(inside["y"])
+    # Ticks' labels stand at the tick (x), or 4.5 units below it (y).
+    to_x = np.polyfit([(float(texts[k]["x"]) - left) * 10 for k in across], [values[k] for k in across], 1)
+    to_y = np.polyfit([(float(texts[k]["y"]) - 4.5 - top) * 10 for k in up], [values[k] for k in up], 1)
+    return np.polyval(to_x, points[:, 0]), np.polyval(to_y, points[:, 1])
+
+
+def numbers(page: BeautifulSoup) -> dict[str, str]:
+    """The read-out, name -> value, with powers of ten spelled so that float() reads them."""
+    out = {}
+    for sup in page.select(".ddpm-readout sup"):
+        sup.replace_with(f"^{sup.text}")
+    for pair in page.select(".ddpm-readout > span"):
+        value = pair.find("b").text.replace("−", "-")
+        out[pair.find("span").text.removesuffix(" = ")] = SUPERSCRIPTS.sub(r"e\1", value)
+    return out
+
+
+def close(shown: str, want: float) -> bool:
+    """Three significant digits of `want` are shown."""
+    return float(shown.split()[0]) == pytest.approx(want, rel=6e-3, abs=1e-9)
+
+
+# The forward process ---------------------------------------------------------------------------------------------
+
+BETAS = {
+    "linear": np.linspace(1e-4, 0.02, 1000),
+    "quadratic": np.linspace(1e-4**0.5, 0.02**0.5, 1000) ** 2,
+}
+
+
+def alpha_bar(name: str, t: int) -> float:
+    if name == "cosine":
+        f = [np.cos(np.pi / 2 * (u + 0.008) / 1.008) ** 2 for u in (0, t / 1000)]
+        return f[1] / f[0]
+    return float(np.exp(np.log1p(-BETAS[name][:t]).sum()))
+
+
+def mixture(x, a: float):
+    """The density of √a x_0 + √(1-a) ε, from the definition of the data."""
+    parts = [(0.3, -1.2, 0.05), (0.7, 0.8, 0.10)]
+    return sum(w * norm.pdf(x, a**0.5 * m, (a * v + 1 - a) ** 0.5) for w, m, v in parts)
+
+
+@pytest.mark.parametrize("t, name", [(0, "linear"), (100, "linear"), (325, "cosine"), (650, "quadratic"), (975, "linear")])
+def test_forward_process_shows_the_diffused_mixture(explorers, t, name):
+    explorer = explorers["forward-process"]
+    position = (explorer.sliders[0].values.index(t), explorer.sliders[1].values.index(name))
+    page, a = at_position(explorer.to_html(), position), alpha_bar(name, t)
+    grid = np.linspace(-2.9, 2.9, 500)
+    # The drawing rounds to a tenth of a unit, 1/2000 of the height; the steepest slope adds twice that.
+    for k, want in ((0, mixture(grid, 1.0)), (1, norm.pdf(grid)), (2, mixture(grid, a))):
+        np.testing.assert_allclose(np.interp(grid, *curve(page, 0, k)), want, atol=3e-3)
+    shown = numbers(page)
+    assert shown["t"] == str(t)
+    assert close(shown["ᾱt"], a)
+    kl = quad(lambda x: mixture(x, a) * np.log(mixture(x, a) / norm.pdf(x)), -6, 6, limit=400, points=[-1.2, 0, 0.8])[0]
+    assert close(shown["KL(q(xt) ‖ N(0, 1))"], kl)
+    if t:
+        assert close(shown["SNR"], a / (1 - a))
+    else:
+        assert shown["SNR"] == "∞"
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "quadratic"])
+def test_forward_process_shows_signal_and_noise_of_the_schedule(explorers, name):
+    explorer = explorers["forward-process"]
+    page = at_position(explorer.to_html(), (10, explorer.sliders[1].values.index(name)))
+    for k, want in ((1, lambda a: a**0.5), (2, lambda a: (1 - a) ** 0.5)):
+        t, y = curve(page, 1, k)
+        inner = (t > 20) & (t < 980)  # the square root is steep at the ends
+        np.testing.assert_allclose(y[inner], [want(alpha_bar(name, round(u))) for u in t[inner]], atol=4e-3)
+    dots = page.select(".ddpm-panel > svg")[1].find_all("circle")
+    a = alpha_bar(name, 250)
+    height = 10 * 200  # the axes go from 0 to 1
+    assert [1 - int(dot["cy"]) / height for dot in dots] == pytest.approx([a**0.5, (1 - a) ** 0.5], abs=1 / height)
+
+
+def test_forward_process_caption_knows_when_the_peaks_merge(explorers):
+    x = np.linspace(-2, 2, 40001)
+
+    def peaks(a):
+        y = mixture(x, a)
+        return ((y[1:-1] > y[:-2]) & (y[1:-1] > y[2:])).sum()
+
+    found = re.findall(r"t\s=\s(\d+) \((\w+)\)", explorers["forward-process"].caption)
+    assert [name for _, name in found] == ["linear", "cosine", "quadratic"]
+    for t, name in found:
+        assert peaks(alpha_bar(name, int(t) - 1)) == 2
+        assert peaks(alpha_bar(name, int(t))) == 1
+
+
+# The posterior ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t, x_t", [(2, -2.0), (2, 1.0), (4, 0.0), (7, 1.25), (10, 2.0), (10, -0.5)])
+def test_posterior_is_the_product_of_prior_and_likelihood(explorers, t, x_t):
+    explorer = explorers["posterior"]
+    page = at_position(explorer.to_html(), (t - 2, explorer.sliders[1].values.index(x_t)))
+    betas = np.array([0.1 + 0.4 * k / 9 for k in range(10)])
+    before = float(np.prod(1 - betas[: t - 1]))
+    beta_t = float(betas[t - 1])
+    grid = np.linspace(-7, 7, 20001)
+    step = grid[1] - grid[0]
+
+    # Bayes' rule on a grid, from the two Gaussians of the forward process alone.
+    prior = norm.pdf(grid, before**0.5, (1 - before) ** 0.5)
+    likelihood = norm.pdf(x_t, (1 - beta_t) ** 0.5 * grid, beta_t**0.5)
+    evidence = (prior * likelihood).sum() * step
+    posterior = prior * likelihood / evidence
+    mean = (grid * posterior).sum() * step
+    var = ((grid - mean) ** 2 * posterior).sum() * step
+
+    seen = abs(grid) < 3.9
+    # x is rounded by up to 1/945; times the steepest slope, 4, twice (for curve and shift), that is 0.01. The straight
+    # pieces between the drawn points add up to 0.005.
+    for k, want in ((0, prior), (1, likelihood), (3, posterior)):
+        np.testing.assert_allclose(np.interp(grid, *curve(page, 0, k))[seen], want[seen], atol=0.02)
+    x, y = curve_top(page, 0, 2)
+    np.testing.assert_allclose(np.interp(grid, x, y)[seen], (prior * likelihood)[seen], atol=0.02)
+
+    shown = numbers(page)
+    of_x_0, of_x_t, total = (float(n) for n in re.findall(r"-?\d+\.\d+", shown["mean μ̃t"]))
+    assert total == pytest.approx(mean, rel=6e-3, abs=1e-3)
+    assert of_x_0 + of_x_t * x_t == pytest.approx(mean, abs=2e-3)
+    assert close(shown["variance β̃t"], var) and close(shown["βt"], beta_t)
+    assert close(shown["area of the product, q(xt | x0)"], evidence)
+    # What the caption says.
+    centres = sorted([before**0.5, x_t / (1 - beta_t) ** 0.5])
+    assert centres[0] < mean < centres[1]
+    assert var < min(1 - before, beta_t / (1 - beta_t))
+
+
+def curve_top(page, panel, k):
+    """The upper edge of a band: its points up to where x turns back."""
+    x, y = curve(page, panel, k)
+    n = int(np.argmax(x)) + 1
+    return x[:n], y[:n]
+
+
+def test_posterior_variances_over_t(explorers):
+    page = at_position(explorers["posterior"].to_html(), (0, 0))
+    betas = np.array([0.1 + 0.4 * k / 9 for k in range(10)])
+    before, after = np.cumprod(np.concatenate([[1], 1 - betas]))[:-1], np.cumprod(1 - betas)
+    t, y = curve(page, 1, 1)
+    np.testing.assert_allclose(np.interp(np.arange(1, 11), t, y), betas, atol=1e-3)
+    t, y = curve(page, 1, 2)
+    np.testing.assert_allclose(np.interp(np.arange(1, 11), t, y), (1 - before) / (1 - after) * betas, atol=1e-3)
+
+
+# Both faces ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_static_html_is_deterministic_small_and_asks_for_nothing(explorers, name):
+    text = explorers[name].to_html()
+    assert BUILDERS[name]().to_html() == text
+    assert len(text.encode()) < MAX_BYTES
+    for request in ("http", "//cdn", "src=", "href=", "@import", "url(", "fetch(", "XMLHttpRequest", "import("):
+        assert request not in text
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_static_html_is_accessible(explorers, name):
+    page = BeautifulSoup(explorers[name].to_html(), "html.parser")
+    root = page.find(class_="ddpm-explorer")
+    assert root["id"] == f"ddpm-{name}" and root["aria-label"]
+    ids = [el["id"] for el in page.find_all(id=True)]
+    assert len(ids) == len(set(ids)) and all(i.startswith(f"ddpm-{name}") for i in ids)
+    panels = page.select(".ddpm-panel > svg")
+    assert panels
+    for svg in panels:
+        assert svg["role"] == "img"
+        assert [page.find(id=i).text != "" for i in svg["aria-labelledby"].split()] == [True, True]
+    assert page.find(class_="ddpm-readout")["aria-live"] == "polite"
+    for control in page.find_all("input"):
+        assert control["type"] in ("range", "radio")
+        assert control.get("aria-label") or control.parent.name == "label"
+
+
+@pytest.mark.parametrize("position", list(itertools.product(range(3), range(2))))
+def test_both_faces_agree_at_every_position_of_a_small_explorer(position):
+    explorer = small()
+    assert picture(at_position(explorer.to_html(), position)) == live_picture(explorer, position)
+
+
+@pytest.mark.parametrize("name, position", [("forward-process", (0, 2)), ("forward-process", (33, 1)), ("posterior", (8, 16))])
+def test_both_faces_agree(explorers, name, position):
+    assert picture(at_position(explorers[name].to_html(), position)) == live_picture(explorers[name], position)
+
+
+def test_live_face_redraws_when_a_control_moves():
+    slider, choice, view = small().widget().children
+    seen = {view.value}
+    slider.value = 2
+    seen.add(view.value)
+    choice.value = 1
+    seen.add(view.value)
+    assert len(seen) == 3 and "script" not in view.value
+
+
+def test_mime_bundle_has_the_widget_only_where_a_kernel_runs(monkeypatch):
+    explorer = small()
+    assert set(explorer._repr_mimebundle_()) == {"text/plain", "text/html"}
+    monkeypatch.setattr("IPython.core.getipython.get_ipython", lambda: object())
+    bundle = explorer._repr_mimebundle_()
+    assert set(bundle) == {"text/plain", "text/html", "application/vnd.jupyter.widget-view+json"}
+    assert bundle["text/html"] == explorer.to_html()
+    assert bundle["text/plain"] == "Explorer('small': x_t: 3 positions, kind: 2 positions)"
+
+
+def test_text_is_escaped_and_scripts_are_set():
+    text = small().to_html()
+    assert "A &amp; B &lt; C." in text and "x<sub>t</sub>" in text and "All of x_t</title>" in text
+    assert '<tspan dy="0.29em" font-size="75%">t−1</tspan><tspan dy="-0.22em"> &lt; p</tspan>' in text
+
+
+def test_constant_parts_are_stored_once():
+    page = BeautifulSoup(small().to_html(), "html.parser")
+    data = json.loads(page.find("script", type="application/json").string)
+    assert data["shape"] == [3, 2]
+    assert {tuple(slot["axes"]) for slot in data["slots"]} == {(0,), (1,)}
+    assert all(len(slot["values"]) == data["shape"][slot["axes"][0]] for slot in data["slots"])
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0, "0.00"),
+        (1.2345, "1.23"),
+        (-0.04567, "−0.0457"),
+        (1234, "1234"),
+        (9.999, "10.0"),
+        (0.00012345, "1.23 × 10^{−4}"),
+        (2.5e7, "2.50 × 10^{7}"),
+        (float("inf"), "∞"),
+        (float("-inf"), "−∞"),
+        (float("nan"), "undefined"),
+    ],
+)
+def test_sig(value, text):
+    assert sig(value) == text
+
+
+# What is refused -------------------------------------------------------------------------------------------------
+
+
+def panel(**changes):
+    plain = {"title": "P", "alt": "A.", "x": (0, 1), "y": (0, 1), "marks": [Line([0, 1], [0, 1])], "xlabel": "x", "ylabel": "y"}
+    return Panel(**{**plain, **changes})
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: small(sliders=[]), "sliders of 'small' is empty"),
+        (lambda: Slider("t", []), "'t' has no values"),
+        (lambda: Choice("t", []), "'t' has no values"),
+        (lambda: Slider(" ", [1]), "label is empty"),
+        (lambda: Slider("t", [1, 2], start=2), r"start = 2 of 't' is outside 0\.\.1"),
+        (lambda: small(name="Two Words"), "name = 'Two Words'"),
+        (lambda: small(caption=" "), "caption of explorer 'small' is empty"),
+        (lambda: small(title=""), "title of explorer 'small' is empty"),
+        (lambda: panel(alt=""), "needs alt"),
+        (lambda: panel(xlabel=""), "needs xlabel"),
+        (lambda: panel(x=(1, 0)), r"x = \(1, 0\)"),
+        (lambda: panel(y=(0, float("inf"))), "must be finite"),
+        (lambda: panel(marks=[]), "no marks"),
+    ],
+)
+def test_refuses_what_cannot_be_shown(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"marks": [Line([0, 1], [0, float("nan")])]}, "NaN or infinity"),
+        ({"marks": [Line([0, 1], [0, 1], "pink")]}, "colour = 'pink' is unknown"),
+        ({"marks": [Line([], [])]}, "length >= 1"),
+        ({"marks": [Text(0, 0, "a", anchor="left")]}, "anchor = 'left'"),
+        ({"xticks": [2]}, "tick 2 is outside"),
+    ],
+)
+def test_refuses_marks_that_cannot_be_drawn(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small(lambda a, b: Frame([panel(**changes)], [])).to_html()
+
+
+def test_refuses_frames_with_different_marks():
+    def draw(a, b):
+        return Frame([panel(marks=[Line([0, 1], [0, 1])] * (a + 1))], [])
+
+    with pytest.raises(ValueError, match=r"other marks at position \(1, 0\) than at \(0, 0\)"):
+        small(draw).to_html()
+
+
+def test_refuses_a_page_that_is_too_large():
+    noise = np.random.default_rng(0).random((40, 2000))
+
+    def draw(k):
+        return Frame([panel(marks=[Line(np.linspace(0, 1, 2000), noise[k])])], [])
+
+    with pytest.raises(ValueError, match=f"more than {MAX_BYTES}"):
+        small(draw, [Slider("k", range(40))]).to_html()
+
+
+# In a browser ----------------------------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_in_a_browser_the_keyboard_moves_the_picture_without_any_request(explorers, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    html = "".join(explorer.to_html() for explorer in explorers.values())
+    (tmp_path / "page.html").write_text(f"<!doctype html><meta charset=utf-8><body>{html}", encoding="utf-8")
+    requests, errors = [], []
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
+        tab = browser.new_page(viewport={"width": 390, "height": 844})
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.on("pageerror", lambda error: errors.append(error))
+        tab.goto((tmp_path / "page.html").as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        for name, moves in (("forward-process", (3, 1)), ("posterior", (2, 4))):
+            explorer = explorers[name]
+            for axis, move in enumerate(moves):
+                tab.locator(f"#ddpm-{name} [data-axis='{axis}']").nth(0).focus()
+                for _ in range(move):
+                    tab.keyboard.press("ArrowRight")
+            position = [start + move for start, move in zip(explorer.start, moves)]
+            shown = BeautifulSoup(tab.locator(f"#ddpm-{name}").evaluate("e => e.outerHTML"), "html.parser")
+            want = BeautifulSoup(explorer._page(tuple(position)).html(), "html.parser")
+            assert [el["d"] for el in shown.select("svg path")] == [el["d"] for el in want.select("svg path")]
+            assert shown.find(class_="ddpm-readout").text == want.find(class_="ddpm-readout").text
+            assert [el.text for el in shown.find_all("output")] == [el.text for el in want.find_all("output")]
+            assert [el.get("aria-valuetext") for el in shown.find_all("input")] == [
+                el.get("aria-valuetext") for el in want.find_all("input")
+            ]
+        browser.close()
+    assert not errors
+    assert all(url.startswith("file:") for url in requests)
