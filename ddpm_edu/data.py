@@ -112,7 +112,7 @@ def digits() -> ImageData:
 
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images).to(torch.uint8)[:, None]
-    return ImageData("digits", pixels, torch.from_numpy(bunch.target).to(torch.int64), levels=17)
+    return ImageData("digits", pixels, torch.from_numpy(bunch.target).to(torch.int64), levels_of("digits"))
 
 
 def digits_split(seed: int = 0) -> dict[str, Tensor]:
@@ -137,6 +137,11 @@ def digits_split(seed: int = 0) -> dict[str, Tensor]:
 
 
 IMAGE_SETS = ("digits", "mnist", "fashion_mnist", "cifar10", "celeba")
+
+
+def levels_of(name: str) -> int:
+    """How many grey levels the image set has."""
+    return 17 if name == "digits" else 256
 
 
 def load(name: str, root: str | Path | None = None, split: str = "train", size: int = 64) -> ImageData | ImageFiles:

@@ -49,17 +49,18 @@ def build_schedule(kind: str, T: int) -> NoiseSchedule:
 def save(path: str | Path, network: nn.Module, card: dict[str, Any]) -> None:
     """Write the network's weights to `path` (…safetensors) and its card to the same name ending in .json.
 
-    The card gets the entry "network", from which `load` rebuilds it; the weight file carries the same in its header.
+    The card gets the entry "network", from which `load` rebuilds it. The weight file carries that and the card's
+    "config" in its header, so it can be used alone.
     """
-    path = Path(path)
     description = {"kind": type(network).__name__, **network.config}  # type: ignore[dict-item]
     tensors = {name: tensor.detach().to("cpu") for name, tensor in network.state_dict().items()}
-    write_tensors(path, tensors, {"format": "ddpm_edu weights", "network": json.dumps(description)})
+    essence = json.dumps({"network": description, "config": card.get("config", {})})
+    write_tensors(path, tensors, {"format": "ddpm_edu weights", "card": essence})
     write_card(path, {**card, "network": description})
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
-    """The network stored at `path`, ready to use (in eval mode), and its card ({} where there is none).
+    """The network stored at `path`, ready to use (in eval mode), and its card (without a .json: only network and config).
 
     Raises FileNotFoundError, or WeightsError that says what is wrong with the file.
     """
@@ -67,11 +68,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Modul
     if header.get("format") != "ddpm_edu weights":
         raise WeightsError(f"{path} holds tensors, but not the weights of a ddpm_edu network (format {header.get('format')!r})")
     try:
-        network = build_network(**json.loads(header["network"]))
+        essence = json.loads(header["card"])
+        network = build_network(**essence["network"])
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} does not say which network it belongs to: {error}") from error
     load_into(network, tensors, path)
-    return network.to(device).eval(), read_card(path)
+    return network.to(device).eval(), {**read_card(path), **essence}
 
 
 def load_into(network: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:

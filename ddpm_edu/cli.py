@@ -1,0 +1,376 @@
+"""The command line: python -m ddpm_edu train / sample / evaluate.
+
+Whatever is wrong is found before the work starts and told in one line on stderr, with exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from . import data, weights
+from .samplers import ancestral
+from .training import PRESETS, TrainConfig, TrainingDiverged, TrainState, train
+from .weights import check_writable
+
+SAMPLE_BATCH = 500
+
+
+class Refused(ValueError):
+    """A request that cannot be honoured."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 2 for a bad request, 130 after Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parser().parse_args(argv)
+        args.command_line = "python -m ddpm_edu " + shlex.join(argv)
+        return args.run(args)
+    except (ValueError, TypeError, OSError, ImportError, TrainingDiverged) as error:
+        print(f"ddpm_edu: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ddpm_edu: stopped", file=sys.stderr)
+        return 130
+
+
+# train ------------------------------------------------------------------------------------------------------------
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train, with a progress bar; write weights and card; after Ctrl-C save the state and say how to resume."""
+    out = _ending(args.out or Path("runs") / f"{Path(args.data).name}.safetensors", "--out", [".safetensors"])
+    checkpoint = args.resume if args.resume not in (None, Path()) else out.with_suffix(".checkpoint.safetensors")
+    device = _device(args.device)
+    for path in (out, weights.card_path(out), checkpoint):
+        check_writable(path)
+
+    if args.resume is not None:
+        state = TrainState.load(checkpoint, device)
+        _refuse_changes(args, state.config)
+    else:
+        if checkpoint.exists():
+            raise Refused(f"{checkpoint} holds an unfinished run: add --resume to go on with it, or delete it to start anew")
+        state = TrainState(_config(args), device)
+    config = state.config
+    images = data.load(config.data, args.data_root, size=config.network.get("size", 64))
+    want, have = _image_shape(config), tuple(images.shape)
+    if have != want:
+        raise Refused(f"the images of {config.data} have shape {have}, the network takes {want}")
+
+    print(f"{config.data}: {len(images):,} images of shape {have}; {_parameters(state.network):,} parameters; on {_hardware(device)}")
+    save_every = args.save_every or max(1, config.steps // 10)
+    with _interruptible() as interrupted, _progress(config.steps, state.step, "step") as bar:
+        for metrics in train(state, images):
+            bar.set_postfix_str(f"loss {metrics.loss:.4f}, {metrics.images_per_second:.0f} images/s", refresh=False)
+            bar.update()
+            if interrupted.is_set() or (state.step % save_every == 0 and state.step < config.steps):
+                state.save(checkpoint)
+            if interrupted.is_set():
+                break
+    if state.step < config.steps:
+        resume = ["train", "--data", config.data, "--out", str(out), "--resume", str(checkpoint)]
+        print(f"stopped at step {state.step} of {config.steps}; the state is saved. To go on:\n"
+              f"python -m ddpm_edu {shlex.join(resume)}", file=sys.stderr)  # fmt: skip
+        return 130
+
+    card = {
+        "command": args.command_line, "config": dataclasses.asdict(config), "seed": config.seed, "commit": _commit(),
+        "data": {"name": config.data, "images": len(images), "sha256": images.sha256()},
+        "parameters": _parameters(state.network), "hardware": _hardware(device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "wall_seconds": round(state.seconds, 1), "loss_curve": [[step, round(loss, 5)] for step, loss in state.loss_curve],
+    }  # fmt: skip
+    weights.save(out, state.ema_network, card)
+    checkpoint.unlink(missing_ok=True)
+    print(f"{out} and {weights.card_path(out).name} written after {state.seconds / 60:.1f} minutes of training")
+    return 0
+
+
+def _config(args: argparse.Namespace) -> TrainConfig:
+    preset = args.preset or args.data
+    if args.data not in data.IMAGE_SETS and not Path(args.data).is_dir():
+        raise Refused(f"--data {args.data} is neither one of {', '.join(data.IMAGE_SETS)} nor a folder of images")
+    if preset not in PRESETS:
+        names = ", ".join(PRESETS)
+        raise Refused(f"no preset {preset!r} for the training: name one with --preset ({names})")
+    given = {name: getattr(args, name) for name in ("seed", "steps", "batch", "lr") if getattr(args, name) is not None}
+    return dataclasses.replace(PRESETS[preset], data=args.data, **given)
+
+
+def _refuse_changes(args: argparse.Namespace, config: TrainConfig) -> None:
+    for name in ("data", "seed", "steps", "batch", "lr"):
+        asked = getattr(args, name)
+        if asked is not None and asked != getattr(config, name):
+            raise Refused(f"--{name} {asked} contradicts the run to resume, which has {name} = {getattr(config, name)}")
+    if args.preset is not None:
+        raise Refused("--preset has no meaning with --resume: the checkpoint holds the configuration")
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, so that a step is finished and the state whole; a second Ctrl-C interrupts at once."""
+    event = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def handler(signum: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# sample -----------------------------------------------------------------------------------------------------------
+
+
+def run_sample(args: argparse.Namespace) -> int:
+    """Draw images from a checkpoint, into a picture or an array."""
+    out = check_writable(_ending(args.out, "--out", [".png", ".npy"]))
+    started = time.perf_counter()
+    network, card = weights.load(args.weights or weights.shipped(), _device(args.device))
+    config = _card_config(card, args.weights)
+    x = draw(network, config, args.n, steps=args.steps, seed=args.seed, show=True)
+    pixels = data.to_bytes(x, data.levels_of(config.data))
+    write_images(out, pixels)
+    print(f"{out}: {args.n} samples in {time.perf_counter() - started:.1f} s")
+    return 0
+
+
+def draw(network: nn.Module, config: TrainConfig, n: int, steps: int | None = None, seed: int = 0, show: bool = False) -> Tensor:
+    """n images in [-1, 1] by ancestral sampling as the paper does it: x̂_0 clipped to [-1, 1] at every step.
+
+    `steps` moves (default: the configuration's). The same seed gives the same images on the same device.
+    """
+    diffusion, device = config.diffusion(), next(network.parameters()).device
+    moves = steps or config.sample_steps
+    generator = torch.Generator(device).manual_seed(seed)
+    done = []
+    with _progress(-(-n // SAMPLE_BATCH) * (moves or config.T), 0, "move", disable=not show) as bar:
+        for start in range(0, n, SAMPLE_BATCH):
+            x_T = torch.randn(min(SAMPLE_BATCH, n - start), *_image_shape(config), generator=generator, device=device)
+            for step in ancestral(diffusion, network, x_T, moves, diffusion.sigma2_beta_tilde, clip=1.0, generator=generator):
+                bar.update(step.t > 0)
+            done.append(step.x_t.cpu())
+    return torch.cat(done)
+
+
+def write_images(path: Path, pixels: Tensor) -> None:
+    """uint8 images (n, C, H, W) as a .npy of shape (n, H, W, C), or as one .png: a grid, enlarged without smoothing."""
+    import io
+
+    import numpy as np
+
+    buffer = io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(buffer, pixels.permute(0, 2, 3, 1).contiguous().numpy())
+    else:
+        from PIL import Image
+
+        picture = grid(pixels).permute(1, 2, 0).numpy()
+        Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(buffer, "PNG")
+    weights.write_bytes(path, buffer.getvalue())
+
+
+def grid(pixels: Tensor, gap: int = 2, least: int = 40) -> Tensor:
+    """uint8 images (n, C, H, W) side by side as one (C, rows, columns): about square, small ones enlarged, thin gaps."""
+    n, C, H, W = pixels.shape
+    columns = min(n, max(1, round(n**0.5)))
+    rows = -(-n // columns)
+    zoom = max(1, -(-least // max(H, W)))
+    large = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    canvas = torch.full((C, rows * (H * zoom + gap) + gap, columns * (W * zoom + gap) + gap), 96, dtype=torch.uint8)
+    for k, image in enumerate(large):
+        top, left = gap + k // columns * (H * zoom + gap), gap + k % columns * (W * zoom + gap)
+        canvas[:, top : top + H * zoom, left : left + W * zoom] = image
+    return canvas
+
+
+# evaluate ---------------------------------------------------------------------------------------------------------
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Draw samples, measure them beside real held-out images, and write the figures into the card."""
+    from .metrics import quality
+
+    path = Path(args.weights or weights.shipped())
+    check_writable(weights.card_path(path))
+    network, card = weights.load(path, _device(args.device))
+    config = _card_config(card, path)
+    if config.data != "digits":
+        raise Refused(f"evaluate knows the digits only; {path} is of {config.data}")
+    images, split = data.digits(), data.digits_split()
+    x = draw(network, config, len(split["A"]), steps=args.steps, seed=args.seed, show=True)
+    x = data.to_unit(data.to_pixels(x, images.levels), images.levels)
+    report = quality(x, images[:], images.labels, split)
+    card["quality"] = {"command": args.command_line, "steps": args.steps or config.sample_steps or config.T, "seed": args.seed,
+                       **_rounded(report)}  # fmt: skip
+    weights.write_card(path, card)
+    for line in _lines(card["quality"]):
+        print(line)
+    return 0
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(of) for key, of in value.items()}
+    if isinstance(value, list):
+        return [_rounded(of) for of in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _lines(report: dict[str, Any], indent: str = "") -> Iterator[str]:
+    for key, value in report.items():
+        if isinstance(value, dict):
+            yield f"{indent}{key}"
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {value}"
+
+
+# What the commands share ------------------------------------------------------------------------------------------
+
+
+def _card_config(card: dict[str, Any], path: Any) -> TrainConfig:
+    try:
+        return TrainConfig(**card["config"])
+    except (KeyError, TypeError) as error:
+        raise weights.WeightsError(f"{path} does not say how it was trained: {error}") from error
+
+
+def _image_shape(config: TrainConfig) -> tuple[int, int, int]:
+    size = config.network.get("size", 32)
+    return config.network.get("channels", 3), size, size
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def _progress(total: int, initial: int, unit: str, disable: bool = False) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=initial, unit=unit, disable=disable, smoothing=0.05, dynamic_ncols=True)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise Refused(f"--device {name} is not a device; cpu, cuda, cuda:0 … are") from None
+    if device.type not in ("cpu", "cuda"):
+        raise Refused(f"--device {name} must be cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Refused(f"--device {name} is not there: torch sees {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":", 1)[1].strip() if models else name
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _commit() -> str:
+    """The commit of the package's sources, with a mark if they were changed since; "unknown" outside a repository."""
+    folder = Path(__file__).resolve().parent
+    git = lambda *what: subprocess.run(["git", "-C", str(folder), *what], capture_output=True, text=True, check=True)  # noqa: E731
+    try:
+        return git("rev-parse", "HEAD").stdout.strip() + (" with changes" if git("status", "--porcelain", ".").stdout else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _ending(path: str | Path, name: str, endings: list[str]) -> Path:
+    if Path(path).suffix not in endings:
+        raise Refused(f"{name} {path} must end in {' or '.join(endings)}")
+    return Path(path)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Refused(f"{message} (see {self.prog} --help)")
+
+
+def _whole(low: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, got {text!r}")
+        return value
+
+    return parse
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m ddpm_edu", description="Train a denoising diffusion model, sample from it, measure it.")
+    commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        of = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        of.set_defaults(run=run)
+        of.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 …")
+        return of
+
+    of = command("train", run_train)
+    of.add_argument("--data", required=True, help=f"{', '.join(data.IMAGE_SETS)}, or a folder of images")
+    of.add_argument("--data-root", type=Path, help="where the image sets lie (default: the variable DDPM_EDU_DATA)")
+    of.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: the one named like the data)")
+    of.add_argument("--out", type=Path, help="weights to write (default: runs/DATA.safetensors), the card beside them")
+    of.add_argument("--resume", type=Path, nargs="?", const=Path(), help="go on with this checkpoint (default: the one of --out)")
+    of.add_argument("--save-every", type=_whole(1), metavar="STEPS", help="steps between checkpoints (default: a tenth of all)")
+    of.add_argument("--seed", type=_whole(0))
+    of.add_argument("--steps", type=_whole(1))
+    of.add_argument("--batch", type=_whole(1))
+    of.add_argument("--lr", type=_positive)
+
+    of = command("sample", run_sample)
+    of.add_argument("--n", type=_whole(1), default=64, help="how many images (default: 64)")
+    of.add_argument("--out", type=Path, default=Path("samples.png"), help="a .png grid, or .npy: uint8 (n, height, width, channels)")
+    of.add_argument("--weights", type=Path, help="checkpoint (default: the shipped digits)")
+    of.add_argument("--steps", type=_whole(1), help="moves of the sampler (default: the checkpoint's)")
+    of.add_argument("--seed", type=_whole(0), default=0)
+
+    of = command("evaluate", run_evaluate)
+    of.add_argument("--weights", type=Path, help="checkpoint (default: the shipped digits)")
+    of.add_argument("--steps", type=_whole(1), help="moves of the sampler (default: the checkpoint's)")
+    of.add_argument("--seed", type=_whole(0), default=0)
+    return parser

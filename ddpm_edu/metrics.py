@@ -1,0 +1,153 @@
+"""How good are samples? Distances between sets of images or of their features, and a judge for digits.
+
+No figure here means much alone: each is reported beside the same figure for real images that nothing was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._args import count, number, real
+
+# Distances --------------------------------------------------------------------------------------------------------
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    """Squared Fréchet distance of the Gaussians fitted to two sets of features (n, d), (m, d) [Heusel 2017, Eq. 6].
+
+    ‖m_x - m_y‖² + tr(S_x + S_y - 2 (S_x S_y)^½),   S with n - 1 in the denominator; computed in float64.
+    Two finite samples of the same law do not have distance 0: compare with a distance between real sets of the same
+    sizes. Raises ValueError for other shapes, or fewer than two rows.
+    """
+    for name, features in (("x", x), ("y", y)):
+        if real(features, name).ndim != 2 or len(features) < 2:
+            raise ValueError(f"{name} must have shape (n, d) with n >= 2, got {tuple(features.shape)}")
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"x has {x.shape[1]} features, y has {y.shape[1]}")
+    x, y = x.double(), y.double()
+    S_x, S_y = torch.cov(x.T).reshape(x.shape[1], -1), torch.cov(y.T).reshape(y.shape[1], -1)
+    # (S_x S_y)^½ has the trace of (S_x^½ S_y S_x^½)^½, which is symmetric: eigenvalues without complex parts.
+    values, vectors = torch.linalg.eigh(S_x)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ S_y @ root).clamp(min=0).sqrt().sum()
+    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + S_x.trace() + S_y.trace() - 2 * cross)
+
+
+def nearest_distances(x: Tensor, reference: Tensor) -> Tensor:
+    """For every row of x the Euclidean distance to the nearest row of `reference`, shape (len(x),).
+
+    min_j ‖x_i - r_j‖; images are flattened. Raises ValueError when the rows differ in shape, or a set is empty.
+    """
+    if real(x, "x").shape[1:] != real(reference, "reference").shape[1:] or not len(x) or not len(reference):
+        raise ValueError(f"want two non-empty sets of rows of one shape, got {tuple(x.shape)} and {tuple(reference.shape)}")
+    flat = reference.flatten(1)
+    # The exact differences: cdist's matrix product would lose the small distances, which are the ones that matter.
+    far = [torch.cdist(part, flat, compute_mode="donot_use_mm_for_euclid_dist").amin(1) for part in x.flatten(1).split(512)]
+    return torch.cat(far)
+
+
+def principal_components(reference: Tensor, k: int) -> Callable[[Tensor], Tensor]:
+    """The map from images to their first k principal components, fitted on `reference`: (n, …) to (n, k)."""
+    flat = real(reference, "reference").flatten(1).double()
+    if not count(k, "k") <= min(flat.shape):
+        raise ValueError(f"k = {k} must be at most {min(flat.shape)} for reference of shape {tuple(reference.shape)}")
+    mean = flat.mean(0)
+    axes = torch.linalg.svd(flat - mean, full_matrices=False).Vh[:k]
+    return lambda x: (x.flatten(1).double() - mean) @ axes.T
+
+
+# A judge ----------------------------------------------------------------------------------------------------------
+
+
+class Judge(nn.Module):
+    """A small convolutional classifier: `features(x)` (n, 64), and class probabilities `probabilities(x)` (n, classes)."""
+
+    def __init__(self, channels: int = 1, classes: int = 10):
+        super().__init__()
+        conv = lambda a, b: nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())  # noqa: E731
+        self.body = nn.Sequential(
+            conv(channels, 32), conv(32, 32), nn.MaxPool2d(2), nn.Dropout(0.2), conv(32, 64), nn.AdaptiveMaxPool2d(4),
+            nn.Flatten(), nn.Dropout(0.4), nn.Linear(1024, 64), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+    @torch.no_grad()
+    def features(self, x: Tensor) -> Tensor:
+        """The 64 numbers before the last layer."""
+        return self.eval().body(x)
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Class probabilities, rows sum to 1."""
+        return self.eval()(x).softmax(1)
+
+
+def train_judge(x: Tensor, labels: Tensor, epochs: int = 40, seed: int = 0) -> Judge:
+    """A judge trained on images x (n, C, H, W) in [-1, 1] and int64 labels (n,), the same one for the same seed."""
+    if len(real(x, "x")) != len(labels):
+        raise ValueError(f"{len(x)} images, but {len(labels)} labels")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        judge = Judge(x.shape[1], int(labels.max()) + 1).train()
+        steps = count(epochs, "epochs") * -(-len(x) // 64)
+        optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
+        for _ in range(epochs):
+            for batch in torch.randperm(len(x)).split(64):
+                optimizer.zero_grad()
+                F.cross_entropy(judge(x[batch]), labels[batch], label_smoothing=0.02).backward()
+                optimizer.step()
+                schedule.step()
+    return judge.eval()
+
+
+def quality(samples: Tensor, real_images: Tensor, labels: Tensor, split: dict[str, Tensor], sure: float = 0.9) -> dict[str, Any]:
+    """Figures for samples beside those of real images that nothing was trained on, as plain numbers for a card.
+
+    `split` as `data.digits_split()` gives it: the judge is trained on A, the sampled model on "train", H is held out.
+    Everything is in [-1, 1], shape (n, C, H, W). Shares of samples on which the judge is sure (its highest probability
+    is at least `sure`) and of the classes it sees; Fréchet distances to B (in PCA and in judge's features) beside A's;
+    distances to the nearest training image beside those of H. Takes about ten seconds for the digits.
+    """
+    number(sure, "sure", 0, 1)
+    A, B, H, train = (real_images[split[part]] for part in ("A", "B", "H", "train"))
+    samples = samples[: len(A)]
+    if len(samples) < len(A):
+        raise ValueError(f"samples has {len(samples)} images; a fair comparison with A needs {len(A)}")
+    judge = train_judge(A, labels[split["A"]])
+    confident = lambda x: float((judge.probabilities(x).amax(1) >= sure).double().mean())  # noqa: E731
+    classes = int(labels.max()) + 1
+    shares = lambda of: (torch.bincount(of, minlength=classes) / len(of)).tolist()  # noqa: E731
+    report: dict[str, Any] = {
+        "samples": len(samples),
+        "judge": {
+            "trained_on": f"{len(A)} real images (A)",
+            "accuracy_held_out": float((judge.probabilities(H).argmax(1) == labels[split["H"]]).double().mean()),
+        },
+        "sure": {"threshold": sure, "samples": confident(samples), "real": confident(H), "ratio": confident(samples) / confident(H)},
+        "class_shares": {"samples": shares(judge.probabilities(samples).argmax(1)), "real": shares(labels)},
+    }
+    for name, features in (("pca20", principal_components(A, min(20, A[0].numel()))), ("judge", judge.features)):
+        a, b, h, s = features(A), features(B), features(H), features(samples)
+        report[f"frechet_{name}"] = {
+            "samples_to_B": frechet_distance(s, b), "A_to_B": frechet_distance(a, b),
+            "ratio": frechet_distance(s, b) / frechet_distance(a, b),
+            "samples_to_H": frechet_distance(s, h), "A_to_H": frechet_distance(a, h),
+        }  # fmt: skip
+    near_samples, near_real = nearest_distances(samples, train), nearest_distances(H, train)
+    levels = {"min": 0.0, "q01": 0.01, "q05": 0.05, "q50": 0.5}
+    report["nearest_training_image"] = {
+        "samples": {name: float(near_samples.quantile(q)) for name, q in levels.items()},
+        "real": {name: float(near_real.quantile(q)) for name, q in levels.items()},
+        "samples_nearer_than_any_real": float((near_samples < near_real.min()).double().mean()),
+        "samples_nearer_than_q01_real": float((near_samples < near_real.quantile(0.01)).double().mean()),
+    }
+    return report
