@@ -18,6 +18,7 @@ from install import duration
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "_build" / "html" / "index.html"
+BOOK = "book, warnings as errors"
 PY = [sys.executable, "-m"]
 PYTEST = [*PY, "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
 NBVAL = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=120", "-n", "2", "--dist", "loadfile", "notebooks"]
@@ -49,6 +50,8 @@ class Stage:
             return True
         if sys.stdout.isatty():
             print(f"… {self.name}", end="\r", flush=True)
+        if self.name == BOOK:
+            shutil.rmtree(PAGE.parent, ignore_errors=True)  # pages of chapters that are gone
         for command in self.commands:
             # One thread a process: two processes run side by side, and more threads only get in each other's way.
             env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
@@ -79,7 +82,7 @@ STAGES = [
         [[*PYTEST, *NBVAL]],
         skip=lambda: None if list(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb")) else "there is no chapter yet",
     ),
-    Stage("book, warnings as errors", [build()]),
+    Stage(BOOK, [build()]),
     Stage(
         "pages in a browser",
         [[*PYTEST, "tests/test_browser.py"]],
@@ -108,6 +111,7 @@ def test(stages: list[Stage]) -> int:
 def book() -> int:
     started = time.monotonic()
     print("Building the book …", flush=True)
+    shutil.rmtree(PAGE.parent, ignore_errors=True)
     done = subprocess.run(build(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     took = duration(time.monotonic() - started)
     if done.returncode:
