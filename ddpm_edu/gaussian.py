@@ -1,9 +1,9 @@
-"""Gaussians whose coordinates are independent, and the few rules that every derivation of the book uses."""
+"""Gaussians with independent coordinates, Gaussians with a full covariance, and the few rules that the derivations use."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -60,10 +60,117 @@ class Gaussian:
         """½ log(2πe var), per coordinate, in nats. Raises ValueError where var is 0."""
         return 0.5 * torch.log(2 * math.pi * math.e * self._positive_var("entropy")).expand_as(self.mean + self.var)
 
+    # The same density as exp(η_1 x + η_2 x² - A): what multiplying densities adds up ------------------------------
+
+    @classmethod
+    def from_natural(cls, eta_1: Tensor, eta_2: Tensor) -> Gaussian:
+        """The Gaussian ∝ exp(η_1 x + η_2 x²): variance -1/(2 η_2), mean η_1 · variance. Raises ValueError where η_2 >= 0."""
+        common_shape(eta_1=real(eta_1, "eta_1"), eta_2=real(eta_2, "eta_2"))
+        if eta_2.device.type == "cpu" and (eta_2 >= 0).any():
+            raise ValueError(f"eta_2 must be < 0, or the density has no finite area; got {float(eta_2.max())}")
+        var = -0.5 / eta_2
+        return cls(eta_1 * var, var)
+
+    def natural(self) -> tuple[Tensor, Tensor]:
+        """(η_1, η_2) = (mean/var, -1/(2 var)), per coordinate. Raises ValueError where var is 0."""
+        var = self._positive_var("natural")
+        return self.mean / var, -0.5 / var
+
+    def log_partition(self) -> Tensor:
+        """A = log ∫ exp(η_1 x + η_2 x²) dx = ½ [mean²/var + log(2π var)], per coordinate. Raises ValueError where var is 0."""
+        var = self._positive_var("log_partition")
+        return 0.5 * (self.mean**2 / var + torch.log(2 * math.pi * var))
+
     def _positive_var(self, what: str) -> Tensor:
         if self.var.device.type == "cpu" and (self.var == 0).any():
             raise ValueError(f"{what} needs var > 0 everywhere; var is 0 (a point) in {int((self.var == 0).sum())} place(s)")
         return self.var
+
+
+@dataclass(frozen=True, eq=False)
+class FullGaussian:
+    """N(mean, cov): one vector whose coordinates may be correlated. Densities and divergences are the whole vector's, in nats.
+
+    Shapes: mean (n,), cov (n, n), symmetric and positive definite; a ValueError says which of these fails.
+    """
+
+    mean: Tensor
+    cov: Tensor
+    root: Tensor = field(init=False)  # the Cholesky factor L, with L Lᵀ = cov
+
+    def __post_init__(self):
+        mean, cov = real(self.mean, "mean"), real(self.cov, "cov")
+        if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+            raise ValueError(f"want mean (n,) and cov (n, n); got mean {tuple(mean.shape)}, cov {tuple(cov.shape)}")
+        skew = float((cov - cov.T).abs().max())
+        if skew > 1e-5 * float(cov.abs().max()):
+            raise ValueError(f"cov must be symmetric; it differs from its transpose by up to {skew}")
+        root, failed = torch.linalg.cholesky_ex(cov)
+        if failed:
+            smallest = float(torch.linalg.eigvalsh(cov)[0])
+            raise ValueError(f"cov must be positive definite; its smallest eigenvalue is {smallest}")
+        object.__setattr__(self, "root", root)
+
+    def sample(self, generator: torch.Generator | None = None, eps: Tensor | None = None) -> Tensor:
+        """mean + L · eps, with eps ~ N(0, I) drawn from `generator` unless it is given, shape (..., n)."""
+        if eps is None:
+            eps = torch.randn(len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+        return self.mean + self._vectors(eps, "eps") @ self.root.T
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log N(x; mean, cov) = -½ [(x - mean)ᵀ cov⁻¹ (x - mean) + log det(2π cov)] for x of shape (..., n)."""
+        return -0.5 * (self._distance2(self._vectors(x, "x")) + self._log_det_2pi())
+
+    def kl(self, other: FullGaussian) -> Tensor:
+        """KL(self ‖ other) = ½ [tr(cov'⁻¹ cov) - n + log(det cov'/det cov) + (mean - mean')ᵀ cov'⁻¹ (mean - mean')]."""
+        if len(self.mean) != len(other.mean):
+            raise ValueError(f"self has {len(self.mean)} coordinates, other has {len(other.mean)}; they must be equal")
+        trace = torch.cholesky_solve(self.cov, other.root).trace()
+        log_dets = other._log_det_2pi() - self._log_det_2pi()
+        return 0.5 * (trace - len(self.mean) + log_dets + other._distance2(self.mean))
+
+    def entropy(self) -> Tensor:
+        """½ log det(2πe cov)."""
+        return 0.5 * (len(self.mean) + self._log_det_2pi())
+
+    def affine(self, A: Tensor, b: Tensor | float = 0.0) -> FullGaussian:
+        """The law of A x + b for x ~ self: N(A mean + b, A cov Aᵀ). Shapes: A (m, n) of rank m, b (m,) or a number."""
+        if real(A, "A").ndim != 2 or A.shape[1] != len(self.mean):
+            raise ValueError(f"A must have shape (m, {len(self.mean)}), got {tuple(A.shape)}")
+        cov = A @ self.cov @ A.T
+        return FullGaussian(A @ self.mean + b, (cov + cov.T) / 2)
+
+    @classmethod
+    def from_natural(cls, eta_1: Tensor, eta_2: Tensor) -> FullGaussian:
+        """The Gaussian ∝ exp(η_1ᵀ x + xᵀ η_2 x): cov = (-2 η_2)⁻¹, mean = cov η_1. Shapes: (n,) and (n, n).
+
+        Raises ValueError unless -η_2 is symmetric and positive definite.
+        """
+        precision = cls(eta_1, -2 * real(eta_2, "eta_2"))
+        cov = torch.cholesky_inverse(precision.root)
+        return cls(cov @ eta_1, cov)
+
+    def natural(self) -> tuple[Tensor, Tensor]:
+        """(η_1, η_2) = (cov⁻¹ mean, -½ cov⁻¹)."""
+        precision = torch.cholesky_inverse(self.root)
+        return precision @ self.mean, -0.5 * precision
+
+    def log_partition(self) -> Tensor:
+        """A = log ∫ exp(η_1ᵀ x + xᵀ η_2 x) dx = ½ [meanᵀ cov⁻¹ mean + log det(2π cov)]."""
+        return 0.5 * (self._distance2(torch.zeros_like(self.mean)) + self._log_det_2pi())
+
+    def _distance2(self, x: Tensor) -> Tensor:
+        """(x - mean)ᵀ cov⁻¹ (x - mean) = ‖L⁻¹ (x - mean)‖², one number for each vector."""
+        white = torch.linalg.solve_triangular(self.root, (x - self.mean).unsqueeze(-1), upper=False)
+        return white.squeeze(-1).square().sum(-1)
+
+    def _log_det_2pi(self) -> Tensor:
+        return len(self.mean) * math.log(2 * math.pi) + 2 * self.root.diagonal().log().sum()
+
+    def _vectors(self, x: Tensor, name: str) -> Tensor:
+        if real(x, name).ndim < 1 or x.shape[-1] != len(self.mean):
+            raise ValueError(f"{name} must have shape (..., {len(self.mean)}), got {tuple(x.shape)}")
+        return x
 
 
 # The rules -------------------------------------------------------------------------------------------------------

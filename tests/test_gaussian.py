@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ddpm_edu.gaussian import Gaussian, condition, condition_joint, discretised_log_prob, product, push_forward
+from ddpm_edu.gaussian import (
+    FullGaussian,
+    Gaussian,
+    condition,
+    condition_joint,
+    discretised_log_prob,
+    product,
+    push_forward,
+)
 from ddpm_edu.routes import density_moments, grid, integrate
 
 means = st.floats(-3, 3)
@@ -157,3 +165,93 @@ def test_bad_input(call, error, message):
 
 def test_kl_from_a_point_is_infinite():
     assert float(g(0.0, 0.0).kl(g(0.0, 1.0))) == math.inf
+
+
+# Natural parameters and full covariances -------------------------------------------------------------------------
+
+
+def full(n, seed):
+    gen = torch.Generator().manual_seed(seed)
+    A = torch.randn(n, n, generator=gen, dtype=torch.float64)
+    mean = torch.randn(n, generator=gen, dtype=torch.float64)
+    return FullGaussian(mean, A @ A.T + 0.1 * torch.eye(n, dtype=torch.float64))
+
+
+def multivariate(h):
+    return torch.distributions.MultivariateNormal(h.mean, h.cov)
+
+
+@given(means, variances)
+@settings(max_examples=25, deadline=None)
+def test_natural_parameters_against_quadrature_and_autograd(m, v):
+    p = g(m, v)
+    eta_1, eta_2 = (eta.detach().requires_grad_() for eta in p.natural())
+    x = grid(-40, 40, 80001)
+    log_Z, mean, var = density_moments(lambda x: (eta_1 * x + eta_2 * x**2).detach(), x)
+    back = Gaussian.from_natural(eta_1, eta_2)
+    A = back.log_partition()
+    assert A.item() == pytest.approx(float(log_Z), abs=1e-9)
+    assert (back.mean.item(), back.var.item()) == pytest.approx((float(mean), float(var)), abs=1e-8)
+    first, second = torch.autograd.grad(A, (eta_1, eta_2))
+    assert (float(first), float(second)) == pytest.approx((m, v + m**2), abs=1e-9)
+
+
+@pytest.mark.parametrize("n, seed", [(1, 0), (2, 1), (5, 2)])
+def test_full_gaussian_against_torch(n, seed):
+    p, q = full(n, seed), full(n, seed + 10)
+    x = torch.randn(4, 3, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    assert torch.allclose(p.log_prob(x), multivariate(p).log_prob(x), rtol=1e-10)
+    assert torch.allclose(p.entropy(), multivariate(p).entropy(), rtol=1e-12)
+    assert torch.allclose(p.kl(q), torch.distributions.kl_divergence(multivariate(p), multivariate(q)), rtol=1e-9)
+    eta_1, eta_2 = p.natural()
+    by_torch = multivariate(p).log_prob(x) + p.log_partition()  # log density = η·T - A
+    assert torch.allclose((x @ eta_1) + ((x @ eta_2) * x).sum(-1), by_torch, rtol=1e-9)
+    back = FullGaussian.from_natural(eta_1, eta_2)
+    assert torch.allclose(back.mean, p.mean, rtol=1e-9) and torch.allclose(back.cov, p.cov, rtol=1e-9)
+
+
+def test_full_gaussian_samples_and_affine_have_the_law():
+    p = full(3, 4)
+    eps = torch.randn(40000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    A = torch.tensor([[1.0, -2.0, 0.5], [0.0, 1.0, 1.0]], dtype=torch.float64)
+    b = torch.tensor([0.5, -1.0], dtype=torch.float64)
+    y, law = p.sample(eps=eps) @ A.T + b, p.affine(A, b)
+    for k in range(2):
+        assert stats.kstest(y[:, k].numpy(), "norm", args=(float(law.mean[k]), float(law.cov[k, k]) ** 0.5)).pvalue > 1e-4
+    assert float(torch.cov(y.T)[0, 1]) == pytest.approx(float(law.cov[0, 1]), abs=0.05 * float(law.cov.diagonal().max()))
+    one = p.sample(torch.Generator().manual_seed(5))
+    assert one.shape == (3,) and torch.equal(one, p.sample(torch.Generator().manual_seed(5)))
+
+
+def test_full_gaussian_with_a_diagonal_is_the_sum_over_coordinates():
+    p, q = g([0.3, -1.0, 2.0], [0.5, 2.0, 1.0]), g([1.0, 0.0, 0.5], [1.5, 0.7, 1.0])
+    fp, fq = (FullGaussian(h.mean, torch.diag(h.var)) for h in (p, q))
+    x = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    assert float(fp.log_prob(x)) == pytest.approx(float(p.log_prob(x).sum()), abs=1e-12)
+    assert float(fp.kl(fq)) == pytest.approx(float(p.kl(q).sum()), abs=1e-12)
+    assert float(fp.entropy()) == pytest.approx(float(p.entropy().sum()), abs=1e-12)
+    assert float(fp.log_partition()) == pytest.approx(float(p.log_partition().sum()), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: g(0.0, 0.0).natural(), ValueError, "var is 0"),
+        (lambda: g(0.0, 0.0).log_partition(), ValueError, "var is 0"),
+        (lambda: Gaussian.from_natural(torch.tensor(1.0), torch.tensor(0.5)), ValueError, "eta_2 must be < 0.*0.5"),
+        (lambda: Gaussian.from_natural(torch.tensor(1), torch.tensor(-0.5)), TypeError, "eta_1 has dtype"),
+        (lambda: FullGaussian(torch.zeros(2), torch.eye(3)), ValueError, "want mean"),
+        (lambda: FullGaussian(torch.zeros(2, 2), torch.eye(2)), ValueError, "want mean"),
+        (lambda: FullGaussian(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]])), ValueError, "symmetric.*0.5"),
+        (lambda: FullGaussian(torch.zeros(2), torch.diag(torch.tensor([1.0, -2.0]))), ValueError, "positive definite.*-2"),
+        (lambda: full(2, 0).log_prob(torch.zeros(3)), ValueError, r"x must have shape \(..., 2\)"),
+        (lambda: full(2, 0).sample(eps=torch.zeros(3, 1)), ValueError, r"eps must have shape \(..., 2\)"),
+        (lambda: full(2, 0).kl(full(3, 0)), ValueError, "self has 2 coordinates, other has 3"),
+        (lambda: full(2, 0).affine(torch.zeros(2, 3)), ValueError, r"A must have shape \(m, 2\)"),
+        (lambda: full(2, 0).affine(torch.zeros(1, 2).double()), ValueError, "positive definite"),
+        (lambda: FullGaussian.from_natural(torch.zeros(2), torch.eye(2)), ValueError, "positive definite"),
+    ],
+)
+def test_bad_input_to_natural_and_full(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
