@@ -88,7 +88,7 @@ PRESETS = {
         data="digits",
         network={"kind": "UNet", "size": 8, "channels": 1, "base": 32, "multipliers": [1, 2], "blocks": 1,
                  "attention": [4], "dropout": 0.1},  # fmt: skip
-        schedule="cosine", steps=4000, batch=128, lr=2e-3, warmup=200, lr_decay=True, ema_decay=0.999, sample_steps=100,
+        schedule="cosine", steps=2800, batch=128, lr=2e-3, warmup=200, lr_decay=True, ema_decay=0.999, sample_steps=100,
     ),
     "mnist": TrainConfig(
         data="mnist",
