@@ -75,6 +75,18 @@ class GaussianDiffusion:
         _, _, alpha, beta = self._pair(t, s, real(x_s, "x_s").shape)
         return Gaussian(_cast(alpha.sqrt(), x_s) * x_s, _cast(beta, x_s))
 
+    def q_path(self, x_0: Tensor, eps: Tensor) -> Tensor:
+        """The whole path x_0, x_1, …, x_T, shape (T + 1, *x_0.shape): x_t = √α_t x_{t-1} + √β_t ε_t [Ho 2020, Eq. 2].
+
+        `eps` (T, *x_0.shape) holds one noise for every step: the same ε in two steps would give x_t a wrong variance.
+        """
+        if real(eps, "eps").shape != (self.T, *real(x_0, "x_0").shape):
+            raise ValueError(f"eps must have shape {(self.T, *x_0.shape)}, one noise for each step; got {tuple(eps.shape)}")
+        path = [x_0]
+        for t in range(1, self.T + 1):
+            path.append(self.q_step(path[-1], t).sample(eps=eps[t - 1]))
+        return torch.stack(path)
+
     def q_posterior(self, x_0: Tensor, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Gaussian:
         """q(x_s | x_t, x_0) = N(μ̃, β̃ I), for any 0 <= s < t [Ho 2020, Eqs. 6-7, where s = t-1].
 

@@ -20,7 +20,7 @@ from .gaussian import Gaussian
 
 def L_T(diffusion: GaussianDiffusion, x_0: Tensor) -> Tensor:
     """KL(q(x_T | x_0) ‖ N(0, I)), shape (B,), in nats: how far the chain's end is from the prior [Ho 2020, Eq. 5]."""
-    q = diffusion.q_marginal(x_0.double(), diffusion.T)
+    q = diffusion.q_marginal(real(x_0, "x_0").double(), diffusion.T)
     return per_sample(q.kl(_standard(q.mean)))
 
 
@@ -38,6 +38,7 @@ def L_t(
     variance, `diffusion.sigma2_beta` unless given.
     """
     as_steps(t, diffusion.T, low=2)
+    _same_shape(x_0, x_t, "x_t")
     p, _ = _reverse(diffusion, eps_model, x_t, t, sigma2)
     return diffusion.bound_term(p, x_0.double(), x_t.double(), t)
 
@@ -56,6 +57,7 @@ def L_0(
     levels = None it is the density itself. Raises ValueError when σ_1² is 0, as with β̃: see
     `sigma2_beta_tilde_clipped`.
     """
+    _same_shape(x_0, x_1, "x_1")
     p, _ = _reverse(diffusion, eps_model, x_1, 1, sigma2)
     return diffusion.bound_term(p, x_0.double(), x_1.double(), 1, levels)
 
@@ -115,11 +117,11 @@ def variational_bound(
     and dtype, the terms are formed in float64.
     """
     real(x_0, "x_0")
-    T, N = diffusion.T, len(x_0)
-    visited = range(1, T + 1) if steps is None else [int(as_steps(int(t), T, name="steps")) for t in steps]
+    T, N, size = diffusion.T, len(x_0), count(batch_size, "batch_size")
+    visited = range(1, T + 1) if steps is None else [int(as_steps(t, T, name="steps")) for t in steps]
     terms, square_errors = (torch.full((N, T + 1), math.nan, dtype=torch.float64) for _ in range(2))
     terms[:, T], square_errors[:, 0] = L_T(diffusion, x_0).cpu(), 0
-    batches = [slice(k, k + count(batch_size, "batch_size")) for k in range(0, N, batch_size)]
+    batches = [slice(k, k + size) for k in range(0, N, size)]
     with torch.no_grad():
         for t in _bar(visited, progress):
             for batch in batches:
@@ -132,6 +134,9 @@ def variational_bound(
     return Bound(terms, square_errors, math.prod(x_0.shape[1:]))
 
 
+# The same bound along whole paths, before any expectation is taken ------------------------------------------------
+
+
 def path_log_ratio(
     diffusion: GaussianDiffusion, eps_model: EpsModel, path: Tensor, sigma2: ReverseVariance | None = None
 ) -> Tensor:
@@ -140,15 +145,46 @@ def path_log_ratio(
     `path` is (T + 1, B, ...): x_0, …, x_T. Its mean over paths of q is the ELBO: the joint form, which needs no KL in
     closed form. The decoder is the Gaussian density (no bins).
     """
+    path, log_p = _log_p(diffusion, eps_model, path, sigma2)
+    log_q = [per_sample(diffusion.q_step(path[t - 1], t).log_prob(path[t])) for t in range(1, diffusion.T + 1)]
+    return log_p.sum(1) - torch.stack(log_q, 1).sum(1)
+
+
+def consistency_terms(
+    diffusion: GaussianDiffusion, eps_model: EpsModel, path: Tensor, sigma2: ReverseVariance | None = None
+) -> Tensor:
+    """The T + 1 terms of the consistency form along given paths, shape (B, T + 1), in nats.
+
+    Column 0: -log p_θ(x_0 | x_1).   Column t: log q(x_t | x_{t-1}) - log p_θ(x_t | x_{t+1}).
+    Column T: log q(x_T | x_{T-1}) - log p(x_T).   They add up to -`path_log_ratio`.
+    """
+    path, log_p = _log_p(diffusion, eps_model, path, sigma2)
+    log_q = [per_sample(diffusion.q_step(path[t - 1], t).log_prob(path[t])) for t in range(1, diffusion.T + 1)]
+    return torch.stack([torch.zeros_like(log_q[0]), *log_q], 1) - log_p
+
+
+def posterior_terms(
+    diffusion: GaussianDiffusion, eps_model: EpsModel, path: Tensor, sigma2: ReverseVariance | None = None
+) -> Tensor:
+    """The T + 1 terms of the posterior form along given paths, shape (B, T + 1), in nats [Ho 2020, Eq. 22].
+
+    Column 0: -log p_θ(x_0 | x_1).   Column t: log q(x_t | x_{t+1}, x_0) - log p_θ(x_t | x_{t+1}).
+    Column T: log q(x_T | x_0) - log p(x_T).   Column k has mean L_k; the row adds up to -`path_log_ratio`.
+    """
+    path, log_p = _log_p(diffusion, eps_model, path, sigma2)
+    posteriors = [diffusion.q_posterior(path[0], path[t + 1], t + 1) for t in range(1, diffusion.T)]
+    log_q = [per_sample(q.log_prob(x_t)) for q, x_t in zip(posteriors, path[1:])]
+    last = per_sample(diffusion.q_marginal(path[0], diffusion.T).log_prob(path[-1]))
+    return torch.stack([torch.zeros_like(last), *log_q, last], 1) - log_p
+
+
+def _log_p(diffusion, eps_model, path, sigma2) -> tuple[Tensor, Tensor]:
+    """The path in float64, and its log p_θ(x_t | x_{t+1}) for t = 0..T-1 with log p(x_T) last, shape (B, T + 1)."""
     if real(path, "path").ndim < 2 or len(path) != diffusion.T + 1:
         raise ValueError(f"path must have shape (T + 1, B, ...) with T = {diffusion.T}, got {tuple(path.shape)}")
     path = path.double()
-    total = per_sample(_standard(path[-1]).log_prob(path[-1]))
-    for t in range(1, diffusion.T + 1):
-        p = _reverse(diffusion, eps_model, path[t], t, sigma2)[0]
-        q = diffusion.q_step(path[t - 1], t)
-        total = total + per_sample(p.log_prob(path[t - 1]) - q.log_prob(path[t]))
-    return total
+    steps = [_reverse(diffusion, eps_model, path[t], t, sigma2)[0].log_prob(path[t - 1]) for t in range(1, diffusion.T + 1)]
+    return path, torch.stack([per_sample(log_p) for log_p in [*steps, _standard(path[-1]).log_prob(path[-1])]], 1)
 
 
 def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
@@ -163,6 +199,12 @@ def _reverse(diffusion, eps_model, x_t, t, sigma2) -> tuple[Gaussian, Tensor]:
     """p_θ(x_{t-1} | x_t) in float64 from the network's output in its own dtype, and x̂_0."""
     eps_hat = diffusion.predict(eps_model, x_t, t).double()
     return diffusion.p_mean_variance(lambda x, t: eps_hat, x_t.double(), t, sigma2=sigma2)
+
+
+def _same_shape(x_0: Tensor, x_t: Tensor, name: str) -> None:
+    """Refuse integer images, and an x_t that would be broadcast against x_0."""
+    if real(x_0, "x_0").shape != real(x_t, name).shape:
+        raise ValueError(f"{name} has shape {tuple(x_t.shape)}, x_0 has {tuple(x_0.shape)}; they must be equal")
 
 
 def _standard(like: Tensor) -> Gaussian:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ._args import as_steps, count, real
-from .diffusion import GaussianDiffusion
-from .gaussian import Gaussian
+from .diffusion import GaussianDiffusion, per_sample
+from .gaussian import Gaussian, condition, push_forward
 
 
 class GaussianMixture:
@@ -199,6 +199,97 @@ class Oracle:
         m, v = self.data.means, self.data.variances
         means = m + self.data._turn_back(signal * v / V * self.data._turn(x_t.unsqueeze(1) - signal * m))
         return means, (v - (signal * v) ** 2 / V).clamp(min=0).expand_as(means)
+
+
+class LinearGaussianChain:
+    """A model whose likelihood is known: x_T ~ N(0, I) and p_θ(x_{t-1} | x_t) = N(g_t x_t + h_t, r_t I).
+
+    slopes, offsets, variances: g_t, h_t and r_t > 0 for t = 1..T, T numbers each or one number for all t; the tables
+    then have length T + 1 like a schedule's, entry 0 doing nothing. Callable as an eps_model, with `sigma2` as its
+    reverse variance, so the functions of the bound take it like a network. Data x_0 have shape (B, ...).
+    """
+
+    def __init__(self, diffusion: GaussianDiffusion, slopes, offsets, variances):
+        self.diffusion = diffusion
+        self.slopes = _per_step(slopes, "slopes", diffusion.T, 1.0)
+        self.offsets = _per_step(offsets, "offsets", diffusion.T, 0.0)
+        self.variances = _per_step(variances, "variances", diffusion.T, 0.0)
+        if (self.variances[1:] <= 0).any():
+            raise ValueError(f"variances must be > 0, got {float(self.variances[1:].min())}")
+
+    def __call__(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """The ε̂ that makes μ_θ = g_t x_t + h_t."""
+        return self.diffusion.eps_from_mean(x_t, self.reverse(x_t, t).mean, t)
+
+    def sigma2(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
+        """r_t, for one step back; s must be t - 1."""
+        if s is not None and bool((torch.as_tensor(t) - torch.as_tensor(s) != 1).any()):
+            raise ValueError(f"s = {s} is not t - 1; a chain of given steps has no others")
+        return self.reverse(x_t, t).var
+
+    def reverse(self, x_t: Tensor, t: int | Tensor) -> Gaussian:
+        """p_θ(x_{t-1} | x_t) = N(g_t x_t + h_t, r_t)."""
+        steps = as_steps(t, self.diffusion.T)
+        shape = steps.shape + (1,) * (real(x_t, "x_t").ndim - steps.ndim)
+        g, h, r = (table[steps].reshape(shape).to(x_t) for table in (self.slopes, self.offsets, self.variances))
+        return Gaussian(g * x_t + h, r)
+
+    def marginal(self, t: int) -> Gaussian:
+        """p_θ(x_t), by pushing N(0, 1) down from T: m -> g m + h, v -> g² v + r."""
+        as_steps(t, self.diffusion.T, low=0)
+        p = Gaussian(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
+        for k in range(self.diffusion.T, t, -1):
+            p = push_forward(p, self.slopes[k], self.variances[k], self.offsets[k])
+        return p
+
+    def forward(self, x_s: Tensor, t: int) -> Gaussian:
+        """p_θ(x_t | x_{t-1}), the model's own noising step: Bayes' rule on its reverse step. `x_s` is x_{t-1}."""
+        as_steps(t, self.diffusion.T)
+        return condition(self.marginal(t), real(x_s, "x_s").double() - self.offsets[t], self.slopes[t], self.variances[t])
+
+    def log_prob(self, x_0: Tensor) -> Tensor:
+        """log p_θ(x_0), exactly, shape (B,), in nats."""
+        return per_sample(self.marginal(0).log_prob(real(x_0, "x_0").double()))
+
+    def bound_terms(self, x_0: Tensor) -> Tensor:
+        """The expected L_0, L_1, …, L_T for each x_0, exactly, shape (B, T + 1), in nats.
+
+        A term is a KL that is quadratic in x_t, so its mean is its value at E[x_t] and ½ (slope)² Var(x_t) / r_t more.
+        """
+        x_0 = real(x_0, "x_0").double()
+        one, zero, terms = torch.ones_like(x_0), torch.zeros_like(x_0), []
+        for t in range(1, self.diffusion.T + 1):
+            x_t, p_slope = self.diffusion.q_marginal(x_0, t), self.slopes[t]
+            p, q = self.reverse(x_t.mean, t), self.diffusion.q_posterior(x_0, x_t.mean, t)
+            slope = self.diffusion.q_posterior(zero, one, t).mean - p_slope
+            at_mean = q.kl(p) if t > 1 else -p.log_prob(x_0)
+            terms.append(at_mean + slope**2 * x_t.var / (2 * p.var))
+        terms.append(x_t.kl(Gaussian(zero, one)))
+        return torch.stack([per_sample(term) for term in terms], 1)
+
+    def gap_terms(self, x_0: Tensor) -> Tensor:
+        """E_q KL(q(x_t | x_{t-1}) ‖ p_θ(x_t | x_{t-1})) for t = 1..T, exactly, shape (B, T), in nats.
+
+        Their sum is log p_θ(x_0) - ELBO.
+        """
+        x_0 = real(x_0, "x_0").double()
+        one, zero, terms = torch.ones_like(x_0), torch.zeros_like(x_0), []
+        x_s = Gaussian(x_0, zero)
+        for t in range(1, self.diffusion.T + 1):
+            slope = self.diffusion.q_step(one, t).mean - (self.forward(one, t).mean - self.forward(zero, t).mean)
+            p = self.forward(x_s.mean, t)
+            at_mean = self.diffusion.q_step(x_s.mean, t).kl(p)
+            terms.append(per_sample(at_mean + slope**2 * x_s.var / (2 * p.var)))
+            x_s = self.diffusion.q_marginal(x_0, t)
+        return torch.stack(terms, 1)
+
+
+def _per_step(values, name: str, T: int, first: float) -> Tensor:
+    """A table of length T + 1 from T numbers or one."""
+    table = torch.as_tensor(values, dtype=torch.float64)
+    if table.ndim > 1 or (table.ndim == 1 and len(table) != T):
+        raise ValueError(f"{name} must be one number or T = {T} numbers, got shape {tuple(table.shape)}")
+    return torch.cat([torch.tensor([first], dtype=torch.float64), real(table, name).expand(T)])
 
 
 def _mix(weights: Tensor, means: Tensor, variances: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:

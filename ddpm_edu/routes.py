@@ -69,3 +69,29 @@ def chain_joint(betas: Sequence[float], mean: float, var: float) -> tuple[Tensor
     spread = torch.ones(T + 1, dtype=torch.float64)
     spread[0] = var
     return A[:, 0] * mean, A @ torch.diag(spread) @ A.T
+
+
+def push_density(density: Tensor, x: Tensor, kernel: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+    """One step of a chain on a grid: p'(y) = ∫ exp(log k(y | x)) p(x) dx, for the values of p on x; the values of p' on y.
+
+    `kernel(y)` takes y as a column (m, 1) and returns log k(y | x) for all of x, shape (m, n).
+    """
+    return integrate(kernel(y.unsqueeze(1)).exp() * density, x)
+
+
+def quadratic_moments(f: Callable[[Tensor], Tensor], mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (K,) and covariance (K, K) of f(z) for z ~ N(mean, cov), exactly, when each of f's K values is quadratic in z.
+
+    f takes points (n, d) and returns (n, K). Differences of a quadratic are exact, so its slopes b at the mean and its
+    second derivatives H need no small step: E f_i = f_i(mean) + ½ tr(H_i C), Cov = b_iᵀ C b_j + ½ tr(H_i C H_j C).
+    """
+    d = len(mean)
+    unit = torch.eye(d, dtype=mean.dtype)
+    at, up, down = f(mean.unsqueeze(0))[0], f(mean + unit), f(mean - unit)
+    rows, columns = torch.triu_indices(d, d)
+    corners = f(mean + unit[rows] + unit[columns]) - up[rows] - up[columns] + at
+    H = torch.zeros(len(at), d, d, dtype=mean.dtype)
+    H[:, rows, columns] = H[:, columns, rows] = corners.T
+    slopes, HC = (up - down).T / 2, H @ cov
+    spread = slopes @ cov @ slopes.T + 0.5 * torch.einsum("iab,jba->ij", HC, HC)
+    return at + 0.5 * torch.einsum("iaa->i", HC), spread
