@@ -284,7 +284,7 @@ def _path(points: np.ndarray) -> str:
 
 
 _FINE = 10  # curve coordinates are whole tenths of an SVG unit
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 12, 26, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 20, 26, 44
 
 
 class _Axes:

@@ -10,7 +10,6 @@ import inspect
 import math
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -121,19 +120,6 @@ def image_grid(
     ):
         place([k * pitch + (pitch - gap - 1) / 2 for k in range(n)] if labels else [], labels or [])
     return figure
-
-
-def save_grid(images: Tensor, path: str | Path, columns: int | None = None, scale: int = 1) -> Path:
-    """Write images (N, C, H, W) in [-1, 1] as one picture, pixel for pixel, each pixel `scale` wide; returns the path.
-
-    The format follows the path's ending (.png, .jpg). Raises as `tile` does.
-    """
-    from matplotlib.image import imsave
-
-    picture = tile(images, columns, gap=2)
-    picture = picture.expand(-1, -1, 3).repeat_interleave(count(scale, "scale"), 0).repeat_interleave(scale, 1)
-    imsave(path, picture.double().numpy())
-    return Path(path)
 
 
 class Source:

@@ -221,7 +221,7 @@ def test_posterior_is_the_product_of_prior_and_likelihood(explorers, t, x_t):
     var = ((grid - mean) ** 2 * posterior).sum() * step
 
     seen = abs(grid) < 3.9
-    # x is rounded by up to 1/945; times the steepest slope, 4, twice (for curve and shift), that is 0.01. The straight
+    # x is rounded by up to 1/925; times the steepest slope, 4, twice (for curve and shift), that is 0.01. The straight
     # pieces between the drawn points add up to 0.005.
     for k, want in ((0, prior), (1, likelihood), (3, posterior)):
         np.testing.assert_allclose(np.interp(grid, *curve(page, 0, k))[seen], want[seen], atol=0.02)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ddpm_edu import GaussianDiffusion, NoiseSchedule
-from ddpm_edu.plots import COLOURS, image_grid, save_grid, show_source, tile, use_style
+from ddpm_edu.plots import COLOURS, image_grid, show_source, tile, use_style
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -65,14 +65,6 @@ def test_tile_puts_every_pixel_where_it_belongs():
 def test_tile_clamps_what_a_sampler_overshoots():
     picture = tile(torch.tensor([-3.0, 3.0]).reshape(1, 1, 1, 2))
     assert picture.flatten().tolist() == [0, 1]
-
-
-def test_save_grid_writes_the_pixels(tmp_path):
-    images = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
-    path = save_grid(images, tmp_path / "grid.png", columns=2, scale=3)
-    pixels = matplotlib.image.imread(path)[..., :3]
-    assert pixels.shape == (3, 12, 3)
-    assert (pixels[:, :3] == 0).all() and (pixels[:, 3:] == 1).all()
 
 
 def test_image_grid_labels_rows_and_columns():
