@@ -432,6 +432,7 @@ border-top:1px solid;border-bottom:1px solid;border-color:rgba(128,128,128,.45)}
 .ddpm-readout span{white-space:nowrap}
 .ddpm-readout b{font-weight:600;font-variant-numeric:tabular-nums}
 .ddpm-caption{margin:0}
+.ddpm-stripped{display:none}
 .ddpm-explorer sub,.ddpm-explorer sup{font-size:75%;line-height:0}
 .text_html:has(>.ddpm-explorer){background:none!important;color:inherit!important;padding:0}
 @media print{.ddpm-explorer{break-inside:avoid}.ddpm-explorer .ddpm-controls{display:none}}
@@ -534,6 +535,8 @@ class Explorer:
         assert not isinstance(root.inner, str)
         root.inner = [
             _El("style", {}, _STYLE),
+            # A viewer that strips styles, pictures and scripts (an untrusted notebook) leaves this line standing.
+            _El("p", {"class": "ddpm-stripped"}, "Run this cell, or trust the notebook, to see the picture and move the sliders."),
             *root.inner,
             _El("script", {"type": "application/json"}, data),
             _El("script", {}, _SCRIPT.replace("ID", json.dumps(root.attrs["id"]), 1)),
