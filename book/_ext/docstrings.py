@@ -11,9 +11,7 @@ def plain(app, what, name, obj, options, lines: list[str]) -> None:
         pieces = re.split(r"(`[^`]*`)", line)  # `code` stays as it is
         text = "".join(p if p.startswith("`") else re.sub(r"([*|\\]|_(?!\w))", r"\\\1", p) for p in pieces)
         formula = k > 0 and FORMULA.match(line.strip()) is not None
-        if formula and shown and not shown[-1].startswith("| "):
-            shown.append("")
-        if not formula and shown and shown[-1].startswith("| "):
+        if shown and shown[-1] and text.strip() and formula != shown[-1].startswith("| "):
             shown.append("")
         shown.append(f"| {text.strip()}" if formula else text)
     lines[:] = shown

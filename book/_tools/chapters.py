@@ -225,11 +225,11 @@ def package() -> dict[str, object]:
 
 @functools.cache
 def function_names() -> frozenset[str]:
-    """The names of all public functions and methods of the package."""
+    """The names of the package's public functions and methods; a classmethod makes an object and answers nothing."""
     found = {name for name, value in package().items() if inspect.isroutine(value)}
     for value in package().values():
         if inspect.isclass(value):
-            found |= {n for n, v in vars(value).items() if not n.startswith("_") and callable(getattr(v, "__func__", v))}
+            found |= {name for name, member in vars(value).items() if inspect.isfunction(member) and not name.startswith("_")}
     return frozenset(found)
 
 

@@ -1,0 +1,183 @@
+"""The linter: the house form passes, and each way of breaking the promise is named."""
+
+import copy
+import re
+
+import execute
+import lint
+import nbformat
+import pytest
+from chapters import Chapter, chapters
+
+
+@pytest.fixture(scope="module")
+def good(tiny):
+    return nbformat.read(tiny, as_version=4)
+
+
+@pytest.fixture
+def faults(good, tmp_path):
+    """faults(change) -> what the linter says of the tiny chapter after `change(nb)`."""
+
+    def faults_(change=lambda nb: None, name: str = "05_tiny.ipynb") -> list[str]:
+        nb = copy.deepcopy(good)
+        change(nb)
+        nbformat.write(nb, tmp_path / name)
+        chapter = Chapter(tmp_path / name)
+        return list(lint.lint(chapter, {e.tag for e in chapter.equations}))
+
+    return faults_
+
+
+def cell(nb, text: str):
+    return next(c for c in nb.cells if text in c.source)
+
+
+def swap(text: str, old: str, new: str):
+    """A change: in the first cell that holds `text`, write `new` for `old`."""
+
+    def change(nb):
+        assert old in cell(nb, text).source
+        cell(nb, text).source = cell(nb, text).source.replace(old, new)
+
+    return change
+
+
+def test_the_house_form_passes(faults):
+    assert faults() == []
+
+
+def test_every_chapter_of_the_book_passes():
+    book = chapters()
+    known = {e.tag for chapter in book for e in chapter.equations}
+    assert [f"{c.path.name}: {fault}" for c in book for fault in lint.lint(c, known)] == []
+
+
+CALL = 'check("5.2", schedule.alpha_bars, logs.exp(), atol=1e-12, by="recursion")'
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (swap("5.1}", "5.1}", "5.3}"), r"equation \(5.3\) stands where \(5.1\) is due"),
+        (swap("5.2}", "5.2}", "5.1}"), r"equation \(5.1\) stands where \(5.2\) is due"),
+        (swap("5.1}", "5.1}", "4.1}"), r"equation \(4.1\) stands where \(5.1\) is due"),
+        (swap("From Eq. (5.1)", "(5.1)", "(9.1)"), r"Eq. \(9.1\) does not exist"),
+        (swap("From Eq. (5.1)", "Eq. (5.1)", "Eqs. (5.1), (5.2) and (5.7)"), r"Eq. \(5.7\) does not exist"),
+        (swap("logs =", "logs =", "# as in Eq. (7.1)\nlogs ="), r"Eq. \(7.1\) does not exist"),
+        (swap(CALL, CALL, ""), r"equation \(5.2\) has no check"),
+        (swap(CALL, '"5.2", schedule', '"5.9", schedule'), r"check\('5.9', …\) names an equation that this chapter"),
+        (swap(CALL, '"5.2", schedule', "tag, schedule"), "must name its equation as a plain string"),
+        (swap(CALL, ', by="recursion"', ""), "must say by='…'"),
+        (swap(CALL, 'by="recursion"', 'by="magic"'), "by='magic' is not a known route"),
+        (swap(CALL, 'by="recursion"', 'by="quadrature"'), r"says \(5.2\) is checked by recursion; its cells use quadrature"),
+        (swap('refute("5.2"', 'refute("5.2"', 'refute("5.8"'), r"refute\('5.8', …\) names an equation that this chapter"),
+        (swap("| recursion |", "| recursion |", "| definition |"), r"calls \(5.2\) a definition, yet it is checked"),
+        (swap("| definition |", "| definition |", "| quadrature |"), r"equation \(5.1\) has no check"),
+        (swap("## Summary", "| (5.2) | one factor", "| (5.3) | one factor"), "must list every equation once, in order"),
+        (swap("## Summary", "NoiseSchedule.alphas", "NoiseSchedule.gammas"), "`NoiseSchedule.gammas`, is not in ddpm_edu"),
+        (swap("## Summary", "| Source |", "| From |"), "the summary table's columns must be"),
+        (swap("## Summary", "## Summary", "## The end"), "there is no section '## Summary'"),
+        (swap("# 5. A", "# 5. A", "# 6. A"), r"must begin with the title '# 5\. …'"),
+        (swap("# 5. A", "05_tiny.ipynb", "04_tiny.ipynb"), "Colab badge is missing or points elsewhere"),
+        (swap("import ddpm_edu\n", "ddpm-edu @", "ddpm_edu @"), "the first code cell must have the tag remove-cell"),
+        (swap("Exercise 5.3.", "Exercise 5.3.", "Exercise 5.4."), "exercises must be numbered 5.1, 5.2"),
+        (swap("Exercise 5.3.", "**Exercise 5.3.**", "Exercise"), "there are 2 exercises"),
+        (swap("Solution 5.2", "Solution 5.2", "Answer"), "exercise 5.2 has no '<details> … Solution 5.2"),
+        (swap("Solution 5.2", "</summary>\n\n", "</summary>\n"), "a blank line after it"),
+        (swap("grade_5_1(", "grade_5_1(", "print("), "exercise 5.1 has no grader call"),
+        (swap("\\tag{5.1}", " \\tag", " \\\\ b \\tag"), r"a line break in \$\$"),
+        (swap("\\tag{5.1}", "A definition:\n\n", "A definition:\n"), "needs a blank line before and after"),
+        (swap("\\tag{5.1}", "A definition", "A \\tag{5.1} definition"), r"a \\tag stands outside"),
+        (swap("align*", "align*", "align"), r"use \\begin\{align\*\} with \\tag"),
+        (swap("logs =", "logs =", "def long(a):\n    a\n    a\n    a\n    a\n    a\n\n\nlogs ="), "long has 6 lines"),
+        (swap("logs =", "logs =", "logs = ="), "is not Python"),
+        (lambda nb: cell(nb, "Exercise 5.3.").metadata.clear() or nb.cells.remove(cell(nb, "IPython")), "there is no explorer"),
+    ],
+)
+def test_each_fault_is_named(faults, change, expected):
+    said = faults(change)
+    assert any(re.search(expected, fault) for fault in said), said
+
+
+def test_a_long_function_is_fine_where_writing_it_is_the_exercise(faults):
+    body = "def f(x):\n" + "    x\n" * 8
+    assert faults(swap("grade_5_1 =", "def f(x): ...", body)) == []
+
+
+SIDES = [  # (code before, got, want, what the linter says or None)
+    ("", "schedule.alpha_bars", "schedule.alpha_bars", "same expression"),
+    ("a = schedule.snr", "a", "schedule.snr", "same expression"),
+    ("a, b = schedule.snr, schedule.snr", "a", "b", "same expression"),
+    ("q = d.q_posterior(x, x, 3)\nr = d.q_posterior(x, x, 3, 2)", "q.mean", "r.mean", "both sides call q_posterior"),
+    ("q = d.q_posterior(x, x, 3)", "q.mean", "float(d.q_posterior(x, x, 3, 2).mean)", "both sides call q_posterior"),
+    ("q = d.q_posterior(x, x, 3)", "torch.exp(q.mean)", "-q.var", "both sides call q_posterior"),
+    ("q = d.q_marginal(x, 3)", "q.mean", "d.q_posterior(x, x, 3).mean", None),
+    ("import torch.distributions as td", "g.log_prob(x)", "td.Normal(0, 1).log_prob(x)", None),
+    ("from torch.distributions import Normal\nn = Normal(0, 1)", "g.log_prob(x)", "n.log_prob(x)", None),
+    ("", "g.log_prob(x)", "h.log_prob(x)", "both sides call log_prob"),
+    ("", "schedule.alpha_bars[3]", "schedule.alphas[1:4].prod()", None),
+]
+
+
+@pytest.mark.parametrize("before, got, want, expected", SIDES)
+def test_the_two_sides_of_a_check_are_two_routes(faults, before, got, want, expected):
+    call = f'{before}\ncheck("5.2", {got}, {want}, atol=1e-12, by="recursion")'
+    said = [fault for fault in faults(swap(CALL, CALL, call)) if "both sides" in fault]
+    assert bool(said) == (expected is not None), said
+    assert expected is None or expected in said[0]
+
+
+def test_monte_carlo_and_symbolic_checks_have_their_routes(faults):
+    def change(nb):
+        swap(CALL, CALL, CALL + '\ncheck_mean("5.2", a, b)\ncheck_symbolic("5.2", c, d)\ncheck_distribution("5.2", e, f)')(nb)
+
+    assert any("its cells use Monte Carlo, recursion, sympy" in fault for fault in faults(change))
+
+    def listed(nb):
+        change(nb)
+        swap("## Summary", "| recursion |", "| sympy, recursion, Monte Carlo |")(nb)
+
+    assert faults(listed) == []
+
+
+@pytest.mark.parametrize(
+    "output, expected",
+    [
+        ({"output_type": "error", "ename": "ValueError", "evalue": "", "traceback": []}, "is an error, ValueError"),
+        ({"output_type": "stream", "name": "stderr", "text": "UserWarning: x"}, "stderr: UserWarning: x"),
+        ({"output_type": "stream", "name": "stdout", "text": "<f at 0x7f0e50443240>"}, "an address or a path"),
+        ({"output_type": "display_data", "data": {"image/png": "aGk="}, "metadata": {}}, "no alt text"),
+    ],
+)
+def test_stored_outputs_are_looked_at(faults, output, expected):
+    said = faults(lambda nb: cell(nb, "logs =").outputs.append(nbformat.from_dict(output)))
+    assert len(said) == 1 and expected in said[0]
+
+
+def test_alt_text_satisfies(faults):
+    def change(nb):
+        picture = {"output_type": "display_data", "data": {"image/png": "aGk="}, "metadata": {}}
+        cell(nb, "logs =").outputs.append(nbformat.from_dict(picture))
+        cell(nb, "logs =").metadata["mystnb"] = {"image": {"alt": "A line that rises"}}
+
+    assert faults(change) == []
+
+
+def test_a_chapter_without_outputs_is_told_to_run(faults):
+    def change(nb):
+        for c in nb.cells:
+            if c.cell_type == "code":
+                c.outputs = []
+
+    assert any("no cell has a stored output" in fault for fault in faults(change))
+
+
+def test_the_command_reports_and_fails(good, tmp_path, capsys):
+    path = tmp_path / "05_tiny.ipynb"
+    path.write_text(execute.text(good), encoding="utf-8")
+    assert lint.main([str(path)]) == 0
+    assert capsys.readouterr().out == "1 chapter(s), 2 equations, 1 checks: no faults\n"
+    path.write_text(execute.text(good).replace("5.1}", "5.4}"), encoding="utf-8")
+    assert lint.main([str(path)]) == 1
+    assert "05_tiny.ipynb: equation (5.4) stands where (5.1) is due" in capsys.readouterr().out
