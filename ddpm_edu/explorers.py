@@ -36,9 +36,9 @@ import torch
 from torch import Tensor
 
 from .diffusion import GaussianDiffusion
-from .gaussian import Gaussian
+from .gaussian import Gaussian, product
 from .latent import LinearGaussianModel, effective_share
-from .oracles import GaussianMixture, Oracle
+from .oracles import GaussianMixture, LinearGaussianChain, Oracle
 from .plots import COLOURS
 from .schedules import NoiseSchedule
 
@@ -866,4 +866,199 @@ def posterior_explorer() -> Explorer:
         title="The posterior of one step back is the product of a prior and a likelihood",
         caption="The posterior is the product, rescaled to area 1. Its mean stands between the two centres, nearer to the "
         "narrower curve. It is narrower than either, and its variance depends on t alone: whatever x_t is, it is β̃_t.",
+    )
+
+
+# Chapter 02: Gaussians --------------------------------------------------------------------------------------------
+
+
+def kl_explorer() -> Explorer:
+    """Move the mean and variance of p: the KL from q = N(0, 1) to it is an area, and not the one from p to q."""
+    q = Gaussian(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
+    x = torch.linspace(-4.5, 4.5, 361, dtype=torch.float64)
+
+    def draw(mean: float, var: float) -> Frame:
+        p = Gaussian(torch.tensor(mean, dtype=torch.float64), torch.tensor(var, dtype=torch.float64))
+        spread_only = Gaussian(q.mean, p.var)
+        integrand = q.log_prob(x).exp() * (q.log_prob(x) - p.log_prob(x))
+        densities = Panel(
+            "Two densities",
+            "Two bells over x. q is the standard normal and stays. p moves sideways with its mean and gets wider and lower as "
+            "its variance grows.",
+            (-4.5, 4.5),
+            (0, 0.85),
+            [
+                Line(x, q.log_prob(x).exp(), "blue", "q = N(0, 1)"),
+                Line(x + mean, p.log_prob(x + mean).exp(), "vermillion", "p = N(mean, variance)"),
+            ],
+            "x",
+            "density",
+            height=220,
+        )
+        area = Panel(
+            "KL(q ‖ p) is this area: blue minus orange",
+            "The curve q times log of q over p. It lies above 0 where q is larger than p and below 0 where p is larger. The "
+            "area above is never smaller than the area below; both vanish when p is q.",
+            (-4.5, 4.5),
+            (-0.5, 2.75),
+            [
+                Band(x, 0, integrand.clamp(min=0), "blue", "q is larger"),
+                Band(x, integrand.clamp(max=0), 0, "orange", "p is larger"),
+                Line([-4.5, 4.5], [0, 0], "ink", width=0.8),
+            ],
+            "x",
+            "q log(q/p)",
+            height=220,
+        )
+        readout = [
+            ("mean", f"{mean:.2f}".replace("-", "−")),
+            ("variance", f"{var:.2f}"),
+            ("KL(q ‖ p)", sig(q.kl(p))),
+            ("its part from the variances", sig(q.kl(spread_only))),
+            ("from the means", sig(q.kl(p) - q.kl(spread_only))),
+            ("KL(p ‖ q)", sig(p.kl(q))),
+        ]
+        return Frame([densities, area], readout)
+
+    return Explorer(
+        "kl",
+        [
+            Slider("mean of p", np.linspace(-1.5, 1.5, 13).tolist(), start=10, format=lambda m: f"{m:.2f}".replace("-", "−")),
+            Slider("variance of p", [0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0], start=2, format=lambda v: f"{v:.2f}"),
+        ],
+        draw,
+        title="The KL divergence from a standard normal to a Gaussian that you move",
+        caption="Blue minus orange is never negative. A p that is too narrow costs more than one that is too wide, because q "
+        "puts mass where p has almost none; in the other direction, KL(p ‖ q), it is the wide p that costs more.",
+    )
+
+
+def product_explorer() -> Explorer:
+    """Move one of two densities: in their product the precisions add, and the narrower of the two pulls harder."""
+    g = Gaussian(torch.tensor(-1.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
+    x = torch.linspace(-7, 7, 421, dtype=torch.float64)
+
+    def draw(mean: float, var: float) -> Frame:
+        h = Gaussian(torch.tensor(mean, dtype=torch.float64), torch.tensor(var, dtype=torch.float64))
+        both, log_Z = product(g, h)
+        precisions = [1 / g.var, 1 / h.var, 1 / both.var]
+
+        def centred(law: Gaussian) -> Tensor:
+            return law.log_prob(x + law.mean).exp()
+
+        densities = Panel(
+            "g × h, rescaled to area 1, is again a Gaussian",
+            "Three bells over x. g stays at -1; h moves with its mean and widens with its variance. Their rescaled product "
+            "stands between them, nearer to the narrower one, and is narrower than both.",
+            (-4, 4),
+            (0, 1.05),
+            [
+                Line(x, g.log_prob(x).exp(), "blue", "g = N(−1, 1)"),
+                Line(x, centred(h), "vermillion", "h = N(mean, variance)", shift=mean),
+                Line(x, centred(both), "green", "product, rescaled", shift=float(both.mean), fill=True),
+            ],
+            "x",
+            "density",
+        )
+        bars = Panel(
+            "Precisions add",
+            "Three bars: the precision of g, that of h, and that of the product, which is as high as the other two together.",
+            (-0.6, 2.6),
+            (0, 6.5),
+            [Bars(k, float(p), c) for k, (p, c) in enumerate(zip(precisions, ("blue", "vermillion", "green")))]
+            + [Text(k, float(p) + 0.15, sig(p)) for k, p in enumerate(precisions)],
+            "density",
+            "1/variance",
+            xticks=[(0, "g"), (1, "h"), (2, "g × h")],
+            width=230,
+        )
+        weight = float(both.var / g.var)
+        readout = [
+            ("mean", f"{sig(weight)} · (−1) + {sig(1 - weight)} · ({f'{mean:.1f}'.replace('-', '−')}) = {sig(both.mean)}"),
+            ("variance", sig(both.var)),
+            ("area Z of g × h", sig(log_Z.exp())),
+        ]
+        return Frame([densities, bars], readout)
+
+    return Explorer(
+        "product",
+        [
+            Slider("mean of h", np.linspace(-3, 3, 13).tolist(), start=10, format=lambda m: f"{m:.1f}".replace("-", "−")),
+            Slider("variance of h", [0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0], start=2, format=lambda v: f"{v:.1f}"),
+        ],
+        draw,
+        title="The product of two Gaussian densities",
+        caption="Each density pulls with its precision, so the mean is a weighted average. The width of the product does not "
+        "depend on where the two stand: two densities that contradict each other give the same narrow bell, and only "
+        "the area Z, which the rescaling hides, becomes tiny.",
+    )
+
+
+# Chapter 06: the diffusion ELBO -------------------------------------------------------------------------------------
+
+
+def diffusion_elbo_explorer() -> Explorer:
+    """Bend the reverse step away from the exact one, for N(0, 1) data and T = 10: what the bound and its gap do, step by step.
+
+    The exact reversal has mean √α_t x_t and variance β_t; the sliders multiply the mean and the variance.
+    """
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(T=10, beta_1=0.1, beta_T=0.5))
+    schedule = diffusion.schedule
+    # Every term is quadratic in x_0, so its mean over N(0, 1) is its mean over these two, which share the first two moments.
+    pair = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    data = Gaussian(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
+    terms, steps = torch.arange(0, schedule.T + 1), torch.arange(1, schedule.T + 1)
+
+    def model(stretch: float, ratio: float) -> LinearGaussianChain:
+        return LinearGaussianChain(diffusion, stretch * schedule.alphas[1:].sqrt(), 0.0, ratio * schedule.betas[1:])
+
+    exact = model(1.0, 1.0).bound_terms(pair).mean(0)
+
+    def draw(ratio: float, stretch: float) -> Frame:
+        chain = model(stretch, ratio)
+        bound, gap = chain.bound_terms(pair).mean(0), chain.gap_terms(pair).mean(0)
+        left = Panel(
+            "The bound, term by term",
+            "Eleven bars, L_0 to L_T, averaged over the data; wide grey bars behind them show the exact reversal. Away from "
+            "it every bar rises above its grey one, except the last: L_T never moves.",
+            (-0.7, schedule.T + 0.7),
+            (0, 1.3),
+            [
+                Bars(terms, exact, "grey", "exact reversal", width=0.9),
+                Bars(terms, bound, "blue", "L_0, L_1, …, L_T", width=0.55),
+            ],
+            "k of L_k",
+            "nats",
+            xticks=[0, 2, 4, 6, 8, 10],
+        )
+        right = Panel(
+            "The gap, step by step",
+            "Ten bars, one for each step from 1 to 10. All are zero at the exact reversal and grow away from it, the first "
+            "steps most when the variance is too large.",
+            (0.3, schedule.T + 0.7),
+            (0, 0.5),
+            [Bars(steps, gap, "vermillion", "E KL(q(x_t | x_{t-1}) ‖ p(x_t | x_{t-1}))", width=0.55)],
+            "step t",
+            "nats",
+            xticks=[2, 4, 6, 8, 10],
+        )
+        readout = [
+            ("bound L", f"{float(bound.sum()):.3f}"),
+            ("entropy of the data", f"{float(data.entropy()):.3f}"),
+            ("KL(data ‖ model)", f"{float(data.kl(chain.marginal(0))):.3f}"),
+            ("gap", f"{abs(float(gap.sum())):.3f}"),
+        ]
+        return Frame([left, right], readout)
+
+    return Explorer(
+        "diffusion-elbo",
+        [
+            Slider("variance / β_t", [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0], 5),
+            Slider("mean / (√α_t x_t)", [0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2], 6),
+        ],
+        draw,
+        title="The bound and its gap, step by step, as the reverse step leaves the exact one",
+        caption="Bound = entropy of the data + KL(data ‖ model) + gap. Training can only lower the last two. Try the variance "
+        "at 3 and the mean at 1: the model of the data is not far off, yet the gap is large, for the reverse path takes "
+        "other turns than the forward one.",
     )

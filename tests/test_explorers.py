@@ -23,12 +23,21 @@ from ddpm_edu.explorers import (
     Points,
     Slider,
     Text,
+    elbo_explorer,
     forward_process_explorer,
+    kl_explorer,
     posterior_explorer,
+    product_explorer,
     sig,
 )
 
-BUILDERS = {"forward-process": forward_process_explorer, "posterior": posterior_explorer}
+BUILDERS = {
+    "forward-process": forward_process_explorer,
+    "posterior": posterior_explorer,
+    "elbo-gap": elbo_explorer,
+    "kl": kl_explorer,
+    "product": product_explorer,
+}
 SUPERSCRIPTS = re.compile(r" × 10\^?(-?\d+)")
 
 
@@ -255,6 +264,93 @@ def test_posterior_variances_over_t(explorers):
     np.testing.assert_allclose(np.interp(np.arange(1, 11), t, y), betas, atol=1e-3)
     t, y = curve(page, 1, 2)
     np.testing.assert_allclose(np.interp(np.arange(1, 11), t, y), (1 - before) / (1 - after) * betas, atol=1e-3)
+
+
+# Gaussians: the divergence and the product -----------------------------------------------------------------------
+
+
+def kl_by_quad(m, v, m_p, v_p):
+    def integrand(x):
+        return norm.pdf(x, m, v**0.5) * (norm.logpdf(x, m, v**0.5) - norm.logpdf(x, m_p, v_p**0.5))
+
+    return quad(integrand, m - 10 * v**0.5, m + 10 * v**0.5, limit=200)[0]
+
+
+@pytest.mark.parametrize("j, k", [(0, 0), (12, 0), (6, 8), (10, 2), (6, 4), (3, 6)])
+def test_kl_is_the_area_that_is_drawn(explorers, j, k):
+    explorer = explorers["kl"]
+    mean, var = explorer.sliders[0].values[j], explorer.sliders[1].values[k]
+    page = at_position(explorer.to_html(), (j, k))
+    shown = numbers(page)
+    forward, backward, spread = kl_by_quad(0, 1, mean, var), kl_by_quad(mean, var, 0, 1), kl_by_quad(0, 1, 0, var)
+    assert close(shown["KL(q ‖ p)"], forward) and close(shown["KL(p ‖ q)"], backward)
+    assert close(shown["its part from the variances"], spread) and close(shown["from the means"], forward - spread)
+    x = np.linspace(-4, 4, 801)
+    np.testing.assert_allclose(np.interp(x, *curve(page, 0, 0)), norm.pdf(x), atol=0.01)
+    seen = abs(x - mean) < 2.5
+    np.testing.assert_allclose(np.interp(x, *curve(page, 0, 1))[seen], norm.pdf(x, mean, var**0.5)[seen], atol=0.02)
+    want = norm.pdf(x) * (norm.logpdf(x) - norm.logpdf(x, mean, var**0.5))
+    np.testing.assert_allclose(np.interp(x, *curve_top(page, 1, 0)), want.clip(min=0), atol=0.05)
+    x_below, y_below = (line[len(curve_top(page, 1, 1)[0]) :][::-1] for line in curve(page, 1, 1))
+    np.testing.assert_allclose(np.interp(x, x_below, y_below), want.clip(max=0), atol=0.05)
+    assert want.max() < 2.75 and want.min() > -0.5  # nothing leaves the axes
+
+
+def test_kl_caption_a_narrow_p_costs_more_and_in_the_other_direction_less():
+    for m in (0.0, 0.5, 1.5):
+        for factor in (1.41, 2.0, 4.0):
+            assert kl_by_quad(0, 1, m, 1 / factor) > kl_by_quad(0, 1, m, factor)
+            assert kl_by_quad(m, 1 / factor, 0, 1) < kl_by_quad(m, factor, 0, 1)
+
+
+@pytest.mark.parametrize("j, k", [(0, 0), (12, 8), (10, 2), (4, 4)])
+def test_product_adds_precisions(explorers, j, k):
+    explorer = explorers["product"]
+    mean, var = explorer.sliders[0].values[j], explorer.sliders[1].values[k]
+    page = at_position(explorer.to_html(), (j, k))
+    x = np.linspace(-15, 15, 30001)
+    both = norm.pdf(x, -1, 1) * norm.pdf(x, mean, var**0.5)
+    area = both.sum() * 1e-3
+    m = (x * both).sum() * 1e-3 / area
+    v = ((x - m) ** 2 * both).sum() * 1e-3 / area
+    shown = numbers(page)
+    assert close(shown["variance"], v) and close(shown["area Z of g × h"], area)
+    of_g, at_g, of_h, at_h, total = (float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", shown["mean"]))
+    assert (at_g, at_h) == (-1, mean) and total == pytest.approx(m, rel=6e-3, abs=2e-3)
+    assert of_g * at_g + of_h * at_h == pytest.approx(m, abs=3e-3)
+    seen = abs(x) < 3.9
+    np.testing.assert_allclose(np.interp(x, *curve(page, 0, 2))[seen], (both / area)[seen], atol=0.02)
+    tops = [float(el.text) for el in page.select(".ddpm-panel > svg")[1].find("svg").find_all("text")]
+    assert tops == pytest.approx([1, 1 / var, 1 / v], rel=6e-3)
+
+
+# One latent: the bound and its gap -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("j, k", [(4, 6), (0, 8), (8, 2), (8, 5), (16, 0), (12, 9), (3, 4)])
+def test_elbo_and_gap_add_up(explorers, j, k):
+    """z ~ N(0, 1), x = 2z + N(0, 1), x = 2.5: everything by integrating on a grid, the posterior by Bayes' rule."""
+    explorer = explorers["elbo-gap"]
+    page = at_position(explorer.to_html(), (j, k))
+    z = np.linspace(-12, 12, 48001)
+    step = z[1] - z[0]
+    log_joint = norm.logpdf(z) + norm.logpdf(2.5, 2 * z, 1)
+    log_p = np.log(np.exp(log_joint).sum() * step)
+    post = np.exp(log_joint - log_p)
+    width = [1 / 4, 1 / 3, 1 / 2, 2**-0.5, 0.8, 1, 1.5, 2, 5**0.5, 3][k] * 0.2**0.5
+    q, log_q = norm.pdf(z, j / 8, width), norm.logpdf(z, j / 8, width)
+    elbo = (q * (log_joint - log_q)).sum() * step
+    seen = (z > -1.9) & (z < 2.9)
+    for curve_at, want in ((0, norm.pdf(z)), (1, post), (2, q)):
+        np.testing.assert_allclose(np.interp(z, *curve(page, 0, curve_at))[seen], want[seen], atol=0.04)
+    shown = numbers(page)
+    assert close(shown["ELBO"], elbo) and close(shown["their sum, log p(x)"], log_p)
+    assert float(shown["gap KL(q ‖ p(z | x))"].split()[0]) == pytest.approx(log_p - elbo, rel=6e-3, abs=1e-9)
+    # Where q is at most 1/√2 as wide as the posterior, the weights have no variance and nothing is left.
+    share = 1 / (np.exp(2 * (log_joint - log_p) - log_q).sum() * step) if width**2 > 0.1 + 1e-9 else 0
+    assert float(shown["ESS / n"].split()[0]) == pytest.approx(100 * share, abs=0.051)
+    bars = page.select(".ddpm-panel > svg")[1].find_all("rect")
+    assert [int(bar["height"]) / 2000 * 8 for bar in bars] == pytest.approx([-elbo, -log_p], abs=8e-3)
 
 
 # Both faces ------------------------------------------------------------------------------------------------------
