@@ -170,6 +170,10 @@ def test_a_notebook_picture_needs_its_alt_text(build, tmp_path):
         (["|got - want| of `a|b` and ε*"], [r"\|got - want\| of `a|b` and ε\*"]),
         (["q_T_ and x_ t, x_0"], [r"q_T\_ and x\_ t, x_0"]),
         (["One.", "", "x = y + z", "w = v,", "then text."], ["One.", "", "| x = y + z", "| w = v,", "", "then text."]),
+        (
+            ["Do:", "", "    a = *b", "", "    c", "", "Then * d"],
+            ["Do:", "", "::", "", "    a = *b", "", "    c", "", r"Then \* d"],
+        ),
         (["f = g is said first", "Last = one."], ["f = g is said first", "Last = one."]),
     ],
 )
