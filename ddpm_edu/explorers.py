@@ -900,7 +900,7 @@ def kl_explorer() -> Explorer:
             "The curve q times log of q over p. It lies above 0 where q is larger than p and below 0 where p is larger. The "
             "area above is never smaller than the area below; both vanish when p is q.",
             (-4.5, 4.5),
-            (-0.5, 2.75),
+            (-0.5, 3),
             [
                 Band(x, 0, integrand.clamp(min=0), "blue", "q is larger"),
                 Band(x, integrand.clamp(max=0), 0, "orange", "p is larger"),
