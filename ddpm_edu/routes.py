@@ -71,6 +71,18 @@ def chain_joint(betas: Sequence[float], mean: float, var: float) -> tuple[Tensor
     return A[:, 0] * mean, A @ torch.diag(spread) @ A.T
 
 
+def reverse_joint(slopes: Sequence[float], offsets: Sequence[float], variances: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of (x_0, …, x_T) for x_T ~ N(0, 1), x_{t-1} = g_t x_t + h_t + √r_t z_t; g, h, r at t = 1..T."""
+    T = len(slopes)
+    mean, A = torch.zeros(T + 1, dtype=torch.float64), torch.eye(T + 1, dtype=torch.float64)
+    for t in range(T, 0, -1):
+        g, h, r = float(slopes[t - 1]), float(offsets[t - 1]), float(variances[t - 1])
+        mean[t - 1] = g * mean[t] + h
+        A[t - 1] = g * A[t]
+        A[t - 1, t - 1] = r**0.5
+    return mean, A @ A.T
+
+
 def push_density(density: Tensor, x: Tensor, kernel: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
     """One step of a chain on a grid: p'(y) = ∫ exp(log k(y | x)) p(x) dx, for the values of p on x; the values of p' on y.
 
