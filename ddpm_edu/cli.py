@@ -74,7 +74,8 @@ def run_train(args: argparse.Namespace) -> int:
     if have != want:
         raise Refused(f"the images of {config.data} have shape {have}, the network takes {want}")
 
-    print(f"{config.data}: {len(images):,} images of shape {have}; {_parameters(state.network):,} parameters; on {_hardware(device)}")
+    size = f"{len(images):,} images of shape {have}; {_parameters(state.network):,} parameters"
+    print(f"{config.data}: {size}; on {_hardware(device)}", flush=True)
     save_every = args.save_every or max(1, config.steps // 10)
     with _interruptible() as interrupted, _progress(config.steps, state.step, "step") as bar:
         for metrics in train(state, images):
@@ -86,17 +87,25 @@ def run_train(args: argparse.Namespace) -> int:
                 break
     if state.step < config.steps:
         resume = ["train", "--data", config.data, "--out", str(out), "--resume", str(checkpoint)]
-        print(f"stopped at step {state.step} of {config.steps}; the state is saved. To go on:\n"
-              f"python -m ddpm_edu {shlex.join(resume)}", file=sys.stderr)  # fmt: skip
+        print(
+            f"stopped at step {state.step} of {config.steps}; the state is saved. To go on:\n"
+            f"python -m ddpm_edu {shlex.join(resume)}",
+            file=sys.stderr,
+        )
         return 130
 
     card = {
-        "command": args.command_line, "config": dataclasses.asdict(config), "seed": config.seed, "commit": _commit(),
+        "command": args.command_line,
+        "config": dataclasses.asdict(config),
+        "seed": config.seed,
+        "commit": _commit(),
         "data": {"name": config.data, "images": len(images), "sha256": images.sha256()},
-        "parameters": _parameters(state.network), "hardware": _hardware(device),
+        "parameters": _parameters(state.network),
+        "hardware": _hardware(device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "wall_seconds": round(state.seconds, 1), "loss_curve": [[step, round(loss, 5)] for step, loss in state.loss_curve],
-    }  # fmt: skip
+        "wall_seconds": round(state.seconds, 1),
+        "loss_curve": [[step, round(loss, 5)] for step, loss in state.loss_curve],
+    }
     weights.save(out, state.ema_network, card)
     checkpoint.unlink(missing_ok=True)
     print(f"{out} and {weights.card_path(out).name} written after {state.seconds / 60:.1f} minutes of training")
@@ -147,7 +156,8 @@ def run_sample(args: argparse.Namespace) -> int:
     """Draw images from a checkpoint, into a picture or an array."""
     out = check_writable(_ending(args.out, "--out", [".png", ".npy"]))
     started = time.perf_counter()
-    network, card = weights.load(args.weights or weights.shipped(), _device(args.device))
+    device = _device(args.device)
+    network, card = weights.load(args.weights or weights.shipped(), device)
     config = _card_config(card, args.weights)
     x = draw(network, config, args.n, steps=args.steps, seed=args.seed, show=True)
     pixels = data.to_bytes(x, data.levels_of(config.data))
@@ -156,16 +166,16 @@ def run_sample(args: argparse.Namespace) -> int:
     return 0
 
 
-def draw(network: nn.Module, config: TrainConfig, n: int, steps: int | None = None, seed: int = 0, show: bool = False) -> Tensor:
+def draw(network: nn.Module, config: TrainConfig, n: int, steps: int | None = None, seed: int = 0, show=False) -> Tensor:
     """n images in [-1, 1] by ancestral sampling as the paper does it: x̂_0 clipped to [-1, 1] at every step.
 
     `steps` moves (default: the configuration's). The same seed gives the same images on the same device.
     """
     diffusion, device = config.diffusion(), next(network.parameters()).device
-    moves = steps or config.sample_steps
+    moves = diffusion.schedule.steps(steps or config.sample_steps)
     generator = torch.Generator(device).manual_seed(seed)
     done = []
-    with _progress(-(-n // SAMPLE_BATCH) * (moves or config.T), 0, "move", disable=not show) as bar:
+    with _progress(-(-n // SAMPLE_BATCH) * (len(moves) - 1), 0, "move", disable=not show) as bar:
         for start in range(0, n, SAMPLE_BATCH):
             x_T = torch.randn(min(SAMPLE_BATCH, n - start), *_image_shape(config), generator=generator, device=device)
             for step in ancestral(diffusion, network, x_T, moves, diffusion.sigma2_beta_tilde, clip=1.0, generator=generator):
@@ -212,9 +222,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Draw samples, measure them beside real held-out images, and write the figures into the card."""
     from .metrics import quality
 
+    device = _device(args.device)
     path = Path(args.weights or weights.shipped())
     check_writable(weights.card_path(path))
-    network, card = weights.load(path, _device(args.device))
+    network, card = weights.load(path, device)
     config = _card_config(card, path)
     if config.data != "digits":
         raise Refused(f"evaluate knows the digits only; {path} is of {config.data}")
@@ -222,8 +233,12 @@ def run_evaluate(args: argparse.Namespace) -> int:
     x = draw(network, config, len(split["A"]), steps=args.steps, seed=args.seed, show=True)
     x = data.to_unit(data.to_pixels(x, images.levels), images.levels)
     report = quality(x, images[:], images.labels, split)
-    card["quality"] = {"command": args.command_line, "steps": args.steps or config.sample_steps or config.T, "seed": args.seed,
-                       **_rounded(report)}  # fmt: skip
+    card["quality"] = {
+        "command": args.command_line,
+        "steps": args.steps or config.sample_steps or config.T,
+        "seed": args.seed,
+        **_rounded(report),
+    }
     weights.write_card(path, card)
     for line in _lines(card["quality"]):
         print(line)
@@ -355,7 +370,7 @@ def _parser() -> argparse.ArgumentParser:
     of.add_argument("--data-root", type=Path, help="where the image sets lie (default: the variable DDPM_EDU_DATA)")
     of.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: the one named like the data)")
     of.add_argument("--out", type=Path, help="weights to write (default: runs/DATA.safetensors), the card beside them")
-    of.add_argument("--resume", type=Path, nargs="?", const=Path(), help="go on with this checkpoint (default: the one of --out)")
+    of.add_argument("--resume", type=Path, nargs="?", const=Path(), help="checkpoint to go on with (default: --out's)")
     of.add_argument("--save-every", type=_whole(1), metavar="STEPS", help="steps between checkpoints (default: a tenth of all)")
     of.add_argument("--seed", type=_whole(0))
     of.add_argument("--steps", type=_whole(1))
@@ -364,7 +379,9 @@ def _parser() -> argparse.ArgumentParser:
 
     of = command("sample", run_sample)
     of.add_argument("--n", type=_whole(1), default=64, help="how many images (default: 64)")
-    of.add_argument("--out", type=Path, default=Path("samples.png"), help="a .png grid, or .npy: uint8 (n, height, width, channels)")
+    of.add_argument(
+        "--out", type=Path, default=Path("samples.png"), help=".png grid or .npy uint8 (n, height, width, channels)"
+    )
     of.add_argument("--weights", type=Path, help="checkpoint (default: the shipped digits)")
     of.add_argument("--steps", type=_whole(1), help="moves of the sampler (default: the checkpoint's)")
     of.add_argument("--seed", type=_whole(0), default=0)

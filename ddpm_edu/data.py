@@ -123,17 +123,19 @@ def digits_split(seed: int = 0) -> dict[str, Tensor]:
     """
     labels = digits().labels
     generator = torch.Generator().manual_seed(seed)
-    A, rest, H = [], [], []
+    parts: dict[str, list[Tensor]] = {"A": [], "rest": [], "H": []}
     for label in range(10):
         of_class = torch.nonzero(labels == label)[:, 0]
         of_class = of_class[torch.randperm(len(of_class), generator=generator)]
         half, held = (len(of_class) + label % 2) // 2, round(len(of_class) / 5)
-        A.append(of_class[:half])
-        rest.append(of_class[half:-held])
-        H.append(of_class[-held:])
-    A, rest, H = (torch.cat(part).sort().values for part in (A, rest, H))
-    join = lambda *parts: torch.cat(parts).sort().values  # noqa: E731
-    return {"A": A, "B": join(rest, H), "H": H, "train": join(A, rest)}
+        parts["A"].append(of_class[:half])
+        parts["rest"].append(of_class[half:-held])
+        parts["H"].append(of_class[-held:])
+
+    def join(*names: str) -> Tensor:
+        return torch.cat([piece for name in names for piece in parts[name]]).sort().values
+
+    return {"A": join("A"), "B": join("rest", "H"), "H": join("H"), "train": join("A", "rest")}
 
 
 IMAGE_SETS = ("digits", "mnist", "fashion_mnist", "cifar10", "celeba")
@@ -194,9 +196,10 @@ def _from_torchvision(name: str, root: Path, train: bool, size: int) -> ImageDat
             paths = [root / "celeba" / "img_align_celeba" / file for file in found.filename]
             return ImageFiles(name, paths, size, crop=140)  # the usual cut around the face
         found = getattr(datasets, kind)(str(root), train=train)
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise FileNotFoundError(f"{name}: {root / first} is there, but torchvision cannot read the set ({error}). "
-                                f"To fetch it anew: {fetch}") from error  # fmt: skip
+    except (RuntimeError, OSError, EOFError, ValueError, AssertionError) as error:
+        raise FileNotFoundError(
+            f"{name}: {root / first} is there, but torchvision cannot read the set ({error}). To fetch it anew: {fetch}"
+        ) from error
     pixels = torch.as_tensor(found.data)
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
     return ImageData(name, pixels, torch.as_tensor(found.targets, dtype=torch.int64))

@@ -71,9 +71,17 @@ class Judge(nn.Module):
         super().__init__()
         conv = lambda a, b: nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())  # noqa: E731
         self.body = nn.Sequential(
-            conv(channels, 32), conv(32, 32), nn.MaxPool2d(2), nn.Dropout(0.2), conv(32, 64), nn.AdaptiveMaxPool2d(4),
-            nn.Flatten(), nn.Dropout(0.4), nn.Linear(1024, 64), nn.ReLU(),
-        )  # fmt: skip
+            conv(channels, 32),
+            conv(32, 32),
+            nn.MaxPool2d(2),
+            nn.Dropout(0.2),
+            conv(32, 64),
+            nn.AdaptiveMaxPool2d(4),
+            nn.Flatten(),
+            nn.Dropout(0.4),
+            nn.Linear(1024, 64),
+            nn.ReLU(),
+        )
         self.head = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +117,7 @@ def train_judge(x: Tensor, labels: Tensor, epochs: int = 40, seed: int = 0) -> J
     return judge.eval()
 
 
-def quality(samples: Tensor, real_images: Tensor, labels: Tensor, split: dict[str, Tensor], sure: float = 0.9) -> dict[str, Any]:
+def quality(samples: Tensor, images: Tensor, labels: Tensor, split: dict[str, Tensor], sure: float = 0.9) -> dict[str, Any]:
     """Figures for samples beside those of real images that nothing was trained on, as plain numbers for a card.
 
     `split` as `data.digits_split()` gives it: the judge is trained on A, the sampled model on "train", H is held out.
@@ -118,7 +126,7 @@ def quality(samples: Tensor, real_images: Tensor, labels: Tensor, split: dict[st
     distances to the nearest training image beside those of H. Takes about ten seconds for the digits.
     """
     number(sure, "sure", 0, 1)
-    A, B, H, train = (real_images[split[part]] for part in ("A", "B", "H", "train"))
+    A, B, H, train = (images[split[part]] for part in ("A", "B", "H", "train"))
     samples = samples[: len(A)]
     if len(samples) < len(A):
         raise ValueError(f"samples has {len(samples)} images; a fair comparison with A needs {len(A)}")
@@ -132,16 +140,23 @@ def quality(samples: Tensor, real_images: Tensor, labels: Tensor, split: dict[st
             "trained_on": f"{len(A)} real images (A)",
             "accuracy_held_out": float((judge.probabilities(H).argmax(1) == labels[split["H"]]).double().mean()),
         },
-        "sure": {"threshold": sure, "samples": confident(samples), "real": confident(H), "ratio": confident(samples) / confident(H)},
+        "sure": {
+            "threshold": sure,
+            "samples": (of_samples := confident(samples)),
+            "real": (of_real := confident(H)),
+            "ratio": of_samples / of_real,
+        },
         "class_shares": {"samples": shares(judge.probabilities(samples).argmax(1)), "real": shares(labels)},
     }
     for name, features in (("pca20", principal_components(A, min(20, A[0].numel()))), ("judge", judge.features)):
         a, b, h, s = features(A), features(B), features(H), features(samples)
         report[f"frechet_{name}"] = {
-            "samples_to_B": frechet_distance(s, b), "A_to_B": frechet_distance(a, b),
+            "samples_to_B": frechet_distance(s, b),
+            "A_to_B": frechet_distance(a, b),
             "ratio": frechet_distance(s, b) / frechet_distance(a, b),
-            "samples_to_H": frechet_distance(s, h), "A_to_H": frechet_distance(a, h),
-        }  # fmt: skip
+            "samples_to_H": frechet_distance(s, h),
+            "A_to_H": frechet_distance(a, h),
+        }
     near_samples, near_real = nearest_distances(samples, train), nearest_distances(H, train)
     levels = {"min": 0.0, "q01": 0.01, "q05": 0.05, "q50": 0.5}
     report["nearest_training_image"] = {

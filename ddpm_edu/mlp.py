@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ._args import count
-from .unet import time_embedding
+from .unet import time_embedding, zero
 
 
 class MLP(nn.Module):
@@ -21,13 +21,10 @@ class MLP(nn.Module):
             raise ValueError(f"width = {width} must be even: half of the time embedding is sines, half cosines")
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU())
         self.first = nn.Linear(dim, width)
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(layers)
-        )
+        layer = lambda: nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))  # noqa: E731
+        self.layers = nn.ModuleList(layer() for _ in range(layers))
         self.times = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
-        self.last = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, dim))
-        nn.init.zeros_(self.last[-1].weight)
-        nn.init.zeros_(self.last[-1].bias)
+        self.last = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), zero(nn.Linear(width, dim)))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         if x_t.ndim != 2 or x_t.shape[1] != self.config["dim"]:

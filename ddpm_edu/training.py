@@ -86,22 +86,43 @@ class TrainConfig:
 PRESETS = {
     "digits": TrainConfig(
         data="digits",
-        network={"kind": "UNet", "size": 8, "channels": 1, "base": 32, "multipliers": [1, 2], "blocks": 1,
-                 "attention": [4], "dropout": 0.1},  # fmt: skip
-        schedule="cosine", steps=2800, batch=128, lr=2e-3, warmup=200, lr_decay=True, ema_decay=0.999, sample_steps=100,
+        network={
+            "kind": "UNet",
+            "size": 8,
+            "channels": 1,
+            "base": 32,
+            "multipliers": [1, 2],
+            "blocks": 1,
+            "attention": [4],
+            "dropout": 0.1,
+        },
+        schedule="cosine",
+        steps=2800,
+        batch=128,
+        lr=2e-3,
+        warmup=200,
+        lr_decay=True,
+        ema_decay=0.999,
+        sample_steps=100,
     ),
     "mnist": TrainConfig(
         data="mnist",
         network={"kind": "UNet", "size": 28, "channels": 1, "base": 32, "multipliers": [1, 2, 2], "attention": [7]},
-        steps=20_000, lr=1e-3, warmup=500, lr_decay=True, ema_decay=0.999,
+        steps=20_000,
+        lr=1e-3,
+        warmup=500,
+        lr_decay=True,
+        ema_decay=0.999,
     ),
     "cifar10": TrainConfig(flip=True),
     "celeba": TrainConfig(
         data="celeba",
         network={"kind": "UNet", "size": 64, "multipliers": [1, 2, 2, 2, 4], "attention": [16]},
-        steps=500_000, lr=2e-5, flip=True,
+        steps=500_000,
+        lr=2e-5,
+        flip=True,
     ),
-}  # fmt: skip
+}
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -137,7 +158,9 @@ class TrainState:
             torch._foreach_lerp_(averages, values, 1 - ema_decay(config, int(n)))
 
         self.ema = AveragedModel(self.network, multi_avg_fn=average)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
 
     @property
     def ema_network(self) -> nn.Module:
@@ -158,9 +181,12 @@ class TrainState:
         tensors |= {f"ema.{name}": x for name, x in self.ema.state_dict().items()}
         tensors |= {f"optimizer.{i}.{name}": x for i, of in optimizer["state"].items() for name, x in of.items()}
         numbers = {
-            "config": dataclasses.asdict(self.config), "step": self.step, "seconds": self.seconds,
-            "loss_curve": self.loss_curve, "recent": self._recent,
-        }  # fmt: skip
+            "config": dataclasses.asdict(self.config),
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss_curve": self.loss_curve,
+            "recent": self._recent,
+        }
         header = {"format": "ddpm_edu checkpoint", "state": json.dumps(numbers)}
         write_tensors(path, {name: x.detach().to("cpu") for name, x in tensors.items()}, header)
 
@@ -184,6 +210,9 @@ class TrainState:
         for name, x in part("optimizer.").items():
             i, kind = name.split(".")
             moments.setdefault(int(i), {})[kind] = x
+        parameters = list(state.network.parameters())
+        if state.step and [set(of) for of in moments.values()] != [{"step", "exp_avg", "exp_avg_sq"}] * len(parameters):
+            raise WeightsError(f"{path} lacks some of the optimiser's moments: it is not a whole checkpoint")
         state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
         return state
 

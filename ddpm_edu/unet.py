@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,10 +40,10 @@ def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
     return nn.GroupNorm(fitting, channels, eps=1e-6)
 
 
-def zero(layer: nn.Conv2d) -> nn.Conv2d:
+def zero(layer: nn.Module) -> nn.Module:
     """The layer with weights and bias set to 0: the branch it ends starts as "no change"."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
     return layer
 
 
@@ -140,8 +141,16 @@ class UNet(nn.Module):
     ):
         super().__init__()
         multipliers, attention = [int(m) for m in multipliers], [int(side) for side in attention]
-        self.config = dict(size=size, channels=channels, base=base, multipliers=multipliers, blocks=blocks,
-                           attention=attention, dropout=dropout, heads=heads)  # fmt: skip
+        self.config: dict[str, Any] = dict(
+            size=size,
+            channels=channels,
+            base=base,
+            multipliers=multipliers,
+            blocks=blocks,
+            attention=attention,
+            dropout=dropout,
+            heads=heads,
+        )
         _validate(**self.config)
         time_dim = 4 * base
         self.time = nn.Sequential(nn.Linear(base, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim), nn.SiLU())

@@ -83,8 +83,10 @@ def load_into(network: nn.Module, tensors: dict[str, Tensor], path: str | Path) 
         if name not in tensors:
             raise WeightsError(f"{path} is of another network: it lacks {name} (shape {tuple(want[name].shape)})")
         if tensors[name].shape != want[name].shape:
-            raise WeightsError(f"{path} is of another network: {name} has shape {tuple(tensors[name].shape)}, "
-                               f"this network needs {tuple(want[name].shape)}")  # fmt: skip
+            raise WeightsError(
+                f"{path} is of another network: {name} has shape {tuple(tensors[name].shape)}, "
+                f"this network needs {tuple(want[name].shape)}"
+            )
     extra = sorted(set(tensors) - set(want))
     if extra:
         raise WeightsError(f"{path} is of another network: it holds {extra[0]}, which this network does not have")
@@ -159,9 +161,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FileNotFoundError(f"no weight file at {path}")
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not a whole safetensors file (cut short, damaged or of another kind): {error}") from error
+        raise WeightsError(f"{path} is not a whole safetensors file (cut short, damaged or another kind): {error}") from error
 
 
 def check_writable(path: str | Path) -> Path:
