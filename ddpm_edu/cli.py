@@ -104,6 +104,7 @@ def run_train(args: argparse.Namespace) -> int:
         "hardware": _hardware(device),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "wall_seconds": round(state.seconds, 1),
+        "cpu_seconds": round(state.cpu_seconds, 1),  # over the threads: what the wall time would be on cores that are free
         "loss_curve": [[step, round(loss, 5)] for step, loss in state.loss_curve],
     }
     weights.save(out, state.ema_network, card)

@@ -103,7 +103,7 @@ PRESETS = {
         warmup=200,
         lr_decay=True,
         ema_decay=0.999,
-        sample_steps=100,
+        sample_steps=50,
     ),
     "mnist": TrainConfig(
         data="mnist",
@@ -147,7 +147,7 @@ class TrainState:
 
     def __init__(self, config: TrainConfig, device: str | torch.device = "cpu"):
         self.config, self.device = config, torch.device(device)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0  # time as the clock and as the processors count it
         self.loss_curve: list[tuple[int, float]] = []  # (step, mean loss since the entry before), about 100 entries
         self._recent: list[float] = []
         with _seeded(self.device, config.seed, "weights"):
@@ -184,6 +184,7 @@ class TrainState:
             "config": dataclasses.asdict(self.config),
             "step": self.step,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "loss_curve": self.loss_curve,
             "recent": self._recent,
         }
@@ -199,7 +200,8 @@ class TrainState:
         try:
             numbers = json.loads(header["state"])
             state = cls(TrainConfig(**numbers["config"]), device)
-            state.step, state.seconds, state._recent = numbers["step"], numbers["seconds"], numbers["recent"]
+            state.step, state._recent = numbers["step"], numbers["recent"]
+            state.seconds, state.cpu_seconds = numbers["seconds"], numbers["cpu_seconds"]
             state.loss_curve = [(step, loss) for step, loss in numbers["loss_curve"]]
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} is a training checkpoint with a damaged or foreign header: {error}") from error
@@ -249,7 +251,7 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
     def loop() -> Iterator[Metrics]:
         network.train()
         while state.step < until:
-            started, step = time.perf_counter(), state.step + 1
+            started, cpu_started, step = time.perf_counter(), time.process_time(), state.step + 1
 
             x_0 = data[_batch(config, len(data), step)].to(device)
             on_cpu, on_device = _generator(config.seed, step, "t"), _generator(config.seed, step, "eps", device=device)
@@ -275,6 +277,7 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
 
             seconds = time.perf_counter() - started
             state.step, state.seconds = step, state.seconds + seconds
+            state.cpu_seconds += time.process_time() - cpu_started
             state.record(loss.item())
             yield Metrics(step, loss.item(), grad_norm.item(), lr, len(x_0) / seconds)
 
