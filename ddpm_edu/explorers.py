@@ -695,7 +695,7 @@ def elbo_explorer() -> Explorer:
         draw,
         title="What the ELBO leaves out is the distance of q from the posterior",
         caption="Whatever q is, ELBO and gap add up to the same log p(x). At mean 1 and width 1 the gap is 0. Keep the mean at "
-        "1: q at width ½ has a smaller gap than at width √5, yet it is worthless as a proposal.",
+        "1: at width ½ the gap is smaller than at width √5, yet as a proposal q is worse, for its weights have no variance.",
     )
 
 
