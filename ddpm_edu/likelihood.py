@@ -116,7 +116,8 @@ def variational_bound(
     `steps` names the t to evaluate (default: all of 1..T); the others' terms are NaN. The network runs on x_0's device
     and dtype, the terms are formed in float64.
     """
-    real(x_0, "x_0")
+    if real(x_0, "x_0").ndim < 1 or not len(x_0):
+        raise ValueError(f"x_0 has shape {tuple(x_0.shape)}; wanted (N, ...) with N >= 1 samples")
     T, N, size = diffusion.T, len(x_0), count(batch_size, "batch_size")
     visited = range(1, T + 1) if steps is None else [int(as_steps(t, T, name="steps")) for t in steps]
     terms, square_errors = (torch.full((N, T + 1), math.nan, dtype=torch.float64) for _ in range(2))

@@ -249,14 +249,14 @@ class LinearGaussianChain:
 
     def log_prob(self, x_0: Tensor) -> Tensor:
         """log p_θ(x_0), exactly, shape (B,), in nats."""
-        return per_sample(self.marginal(0).log_prob(real(x_0, "x_0").double()))
+        return per_sample(self.marginal(0).log_prob(_batch(x_0)))
 
     def bound_terms(self, x_0: Tensor) -> Tensor:
         """The expected L_0, L_1, …, L_T for each x_0, exactly, shape (B, T + 1), in nats.
 
         A term is a KL that is quadratic in x_t, so its mean is its value at E[x_t] and ½ (slope)² Var(x_t) / r_t more.
         """
-        x_0 = real(x_0, "x_0").double()
+        x_0 = _batch(x_0)
         one, zero, terms = torch.ones_like(x_0), torch.zeros_like(x_0), []
         for t in range(1, self.diffusion.T + 1):
             x_t, p_slope = self.diffusion.q_marginal(x_0, t), self.slopes[t]
@@ -272,7 +272,7 @@ class LinearGaussianChain:
 
         Their sum is log p_θ(x_0) - ELBO.
         """
-        x_0 = real(x_0, "x_0").double()
+        x_0 = _batch(x_0)
         one, zero, terms = torch.ones_like(x_0), torch.zeros_like(x_0), []
         x_s = Gaussian(x_0, zero)
         for t in range(1, self.diffusion.T + 1):
@@ -282,6 +282,13 @@ class LinearGaussianChain:
             terms.append(per_sample(at_mean + slope**2 * x_s.var / (2 * p.var)))
             x_s = self.diffusion.q_marginal(x_0, t)
         return torch.stack(terms, 1)
+
+
+def _batch(x_0: Tensor) -> Tensor:
+    """x_0 in float64, with its batch axis made sure of."""
+    if real(x_0, "x_0").ndim < 1:
+        raise ValueError("x_0 has shape (); wanted (B, ...), one row for each sample")
+    return x_0.double()
 
 
 def _per_step(values, name: str, T: int, first: float) -> Tensor:

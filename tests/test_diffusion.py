@@ -88,6 +88,26 @@ def test_posterior_at_t_1_is_the_point_x_0():
     assert q.mean.tolist() == [0.3, -2.0] and float(q.var) == 0
 
 
+# Whole paths
+
+
+def test_a_path_has_the_covariance_of_the_chain():
+    eps = torch.randn(5, 100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    path = SHORT.q_path(torch.full((100_000,), 0.7, dtype=torch.float64), eps)
+    mean, cov = chain_joint(BETAS, mean=0.7, var=0.0)
+    assert path.shape == (6, 100_000) and (path[0] == 0.7).all()
+    assert torch.allclose(path.mean(1), mean, atol=0.015) and torch.allclose(torch.cov(path), cov, atol=0.02)
+
+
+def test_a_path_takes_the_noises_in_order():
+    x_0, eps = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(5, 2, 3, dtype=torch.float64)
+    eps[2, 0, 1] = 1.0
+    path = SHORT.q_path(x_0, eps)
+    assert (path[:3] == 0).all() and float(path[3, 0, 1]) == pytest.approx(math.sqrt(BETAS[2]))
+    assert float(path[5, 0, 1]) == pytest.approx(math.sqrt(BETAS[2] * (1 - BETAS[3]) * (1 - BETAS[4])))
+    assert int((path != 0).sum()) == 3
+
+
 # Batches, dtypes
 
 
@@ -279,6 +299,8 @@ def test_vlb_term_against_torch_distributions():
         (lambda: LONG.q_posterior(f64(1.0), f64(1.0), 5, -1), ValueError, r"s = -1 is outside 0\.\.1000"),
         (lambda: LONG.q_posterior(f64(1.0, 1.0), f64(1.0, 1.0, 1.0), 5), ValueError, "do not broadcast"),
         (lambda: LONG.q_step(f64(1.0), 3, 4), ValueError, "s must be smaller"),
+        (lambda: LONG.q_path(f64(1.0), f64(1.0)), ValueError, "eps must have shape"),
+        (lambda: LONG.q_path(torch.tensor([1]), torch.zeros(1000, 1)), TypeError, "x_0 has dtype"),
         (lambda: LONG.p_mean_variance(lambda x, t: x[:, :1], torch.zeros(2, 3), 5), ValueError, "eps_model returned shape"),
         (lambda: LONG.p_mean_variance(zero_net, f64(1.0), 5, clip=-1.0), ValueError, "clip = -1.0"),
         (lambda: LONG.p_mean_variance(zero_net, torch.tensor(1.0), 5), ValueError, "batch axis"),

@@ -7,7 +7,8 @@ import torch
 
 from ddpm_edu import GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle
 from ddpm_edu.gaussian import condition_joint
-from ddpm_edu.routes import density_moments, grid, integrate
+from ddpm_edu.oracles import LinearGaussianChain
+from ddpm_edu.routes import chain_joint, density_moments, grid, integrate, reverse_joint
 
 DIFFUSION = GaussianDiffusion(NoiseSchedule.linear())
 LINE = GaussianMixture([0.3, 0.7], [-1.2, 0.8], [0.05, 0.10])
@@ -201,3 +202,93 @@ def test_full_covariances_against_torch_and_by_conditioning_the_joint():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# The chain whose likelihood is known
+
+
+def random_chain(T, seed):
+    gen = torch.Generator().manual_seed(seed)
+    betas, g, h, r = torch.rand(4, T, generator=gen, dtype=torch.float64)
+    diffusion = GaussianDiffusion(NoiseSchedule.from_betas(0.05 + 0.4 * betas))
+    return LinearGaussianChain(diffusion, 0.3 + 0.7 * g, h - 0.5, 0.1 + r)
+
+
+def numbers(chain):
+    return [table[1:] for table in (chain.slopes, chain.offsets, chain.variances)]
+
+
+@pytest.mark.parametrize("T", [1, 2, 5])
+def test_the_chain_against_its_joint_covariance(T):
+    chain = random_chain(T, seed=T)
+    mean, cov = reverse_joint(*numbers(chain))
+    for t in range(T + 1):
+        p = chain.marginal(t)
+        assert float(p.mean) == pytest.approx(float(mean[t]), abs=1e-13) and float(p.var) == pytest.approx(float(cov[t, t]))
+    x_0 = torch.tensor([[0.4, -1.0], [2.0, 0.1]], dtype=torch.float64)
+    law = torch.distributions.Normal(mean[0], cov[0, 0].sqrt())
+    assert torch.allclose(chain.log_prob(x_0), law.log_prob(x_0).sum(1), atol=1e-12)
+    for t in range(1, T + 1):
+        order = [t, t - 1]
+        m, V = condition_joint(mean[order], cov[order][:, order], torch.tensor([0.3], dtype=torch.float64), keep=1)
+        own = chain.forward(torch.tensor(0.3, dtype=torch.float64), t)
+        assert float(own.mean) == pytest.approx(float(m[0]), abs=1e-12) and float(own.var) == pytest.approx(float(V[0, 0]))
+
+
+@pytest.mark.parametrize("T", [1, 2, 5])
+def test_the_chain_as_a_network_has_its_own_reverse_steps(T):
+    chain = random_chain(T, seed=10 + T)
+    x_t = torch.tensor([0.4, -1.0, 2.0], dtype=torch.float64)
+    for t in range(1, T + 1):
+        p, _ = chain.diffusion.p_mean_variance(chain, x_t, t, sigma2=chain.sigma2)
+        g, h, r = (float(table[t - 1]) for table in numbers(chain))
+        assert torch.allclose(p.mean, g * x_t + h, atol=1e-12) and p.var.tolist() == pytest.approx([r])
+    steps = torch.arange(1, T + 1)[torch.tensor([0, T // 2, T - 1])]
+    p, _ = chain.diffusion.p_mean_variance(chain, x_t.unsqueeze(1).expand(3, 2), steps, sigma2=chain.sigma2)
+    assert p.mean.shape == (3, 2) and torch.allclose(p.mean[:, 0], chain.slopes[steps] * x_t + chain.offsets[steps], atol=1e-12)
+
+
+@pytest.mark.parametrize("T", [1, 2, 5])
+def test_bound_and_gap_of_the_chain_as_divergences_of_joint_gaussians(T):
+    chain, x_0 = random_chain(T, seed=20 + T), 0.8
+    MVN, kl = torch.distributions.MultivariateNormal, torch.distributions.kl_divergence
+    mean, cov = reverse_joint(*numbers(chain))
+    order = [*range(1, T + 1), 0]
+    m, V = condition_joint(mean[order], cov[order][:, order], torch.tensor([x_0], dtype=torch.float64), keep=T)
+    q_mean, q_cov = chain_joint(chain.diffusion.schedule.betas[1:], mean=x_0, var=0.0)
+    gap = kl(MVN(q_mean[1:], q_cov[1:, 1:]), MVN(m, V))
+    at = torch.tensor([x_0], dtype=torch.float64)
+    gaps, terms = chain.gap_terms(at), chain.bound_terms(at)
+    assert gaps.shape == (1, T) and terms.shape == (1, T + 1) and (gaps >= 0).all()
+    assert float(gaps.sum()) == pytest.approx(float(gap), abs=1e-11)
+    assert float(terms.sum()) == pytest.approx(float(gap - chain.log_prob(at)), abs=1e-11)
+    # Coordinates are independent: their terms add up.
+    pair = torch.tensor([[x_0, -0.3]], dtype=torch.float64)
+    apart = chain.bound_terms(pair.reshape(2))
+    assert torch.allclose(chain.bound_terms(pair)[0], apart.sum(0), atol=1e-12)
+
+
+def test_one_number_stands_for_all_steps():
+    diffusion = GaussianDiffusion(NoiseSchedule.constant(3, 0.2))
+    one, many = LinearGaussianChain(diffusion, 0.9, 0.1, 0.3), LinearGaussianChain(diffusion, [0.9] * 3, [0.1] * 3, [0.3] * 3)
+    x_0 = torch.tensor([0.5], dtype=torch.float64)
+    assert torch.equal(one.bound_terms(x_0), many.bound_terms(x_0))
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda d: LinearGaussianChain(d, [1.0, 1.0], 0.0, 1.0), ValueError, "slopes must be one number or T = 3 numbers"),
+        (lambda d: LinearGaussianChain(d, 1.0, 0.0, [1.0, 0.0, 1.0]), ValueError, "variances must be > 0, got 0.0"),
+        (lambda d: LinearGaussianChain(d, 1.0, math.nan, 1.0), ValueError, "offsets holds 1"),
+        (lambda d: LinearGaussianChain(d, 1.0, 0.0, 1.0).reverse(torch.zeros(1), 0), ValueError, "t = 0"),
+        (lambda d: LinearGaussianChain(d, 1.0, 0.0, 1.0).forward(torch.zeros(1), 4), ValueError, "t = 4"),
+        (lambda d: LinearGaussianChain(d, 1.0, 0.0, 1.0).marginal(-1), ValueError, "t = -1"),
+        (lambda d: LinearGaussianChain(d, 1.0, 0.0, 1.0).sigma2(torch.zeros(1), 3, 1), ValueError, "s = 1 is not t - 1"),
+        (lambda d: LinearGaussianChain(d, 1.0, 0.0, 1.0).log_prob(torch.tensor([1])), TypeError, "x_0 has dtype"),
+        (lambda d: LinearGaussianChain(d, 1.0, 0.0, 1.0).bound_terms(torch.tensor(1.0)), ValueError, "x_0 has shape"),
+    ],
+)
+def test_bad_chains(call, error, message):
+    with pytest.raises(error, match=message):
+        call(GaussianDiffusion(NoiseSchedule.constant(3, 0.2)))

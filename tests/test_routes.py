@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from ddpm_edu.routes import chain_joint, chain_moments, density_moments, grid, integrate, walk_chain
+from ddpm_edu.routes import (
+    chain_joint,
+    chain_moments,
+    density_moments,
+    grid,
+    integrate,
+    push_density,
+    quadratic_moments,
+    reverse_joint,
+    walk_chain,
+)
 
 
 def test_integrate():
@@ -42,3 +52,48 @@ def test_walk_chain_uses_fresh_noise():
 def test_grid_refuses(arguments):
     with pytest.raises(ValueError, match="low < high"):
         grid(*arguments)
+
+
+def test_push_density_is_a_convolution():
+    """Exponential(1) pushed through y = x + N(0, s²): the exponentially modified Gaussian, from scipy."""
+    from scipy.stats import exponnorm
+
+    x, s = grid(0, 40, 40001), 0.7
+    y = torch.linspace(-1, 6, 15, dtype=torch.float64)
+
+    def kernel(y):
+        return -0.5 * ((y - x) / s) ** 2 - math.log(s * math.sqrt(2 * math.pi))
+
+    got = push_density(torch.exp(-x), x, kernel, y)
+    assert got.tolist() == pytest.approx(exponnorm.pdf(y.numpy(), 1 / s, loc=0, scale=s).tolist(), abs=1e-6)
+
+
+def test_quadratic_moments_of_known_forms():
+    """For z ~ N(0, I): Var(z²) = 2, Var(z₁ z₂) = 1; chi-square's moments; and a correlated pair by Isserlis' theorem."""
+    mean, cov = torch.tensor([0.5, -1.0], dtype=torch.float64), torch.tensor([[2.0, 0.6], [0.6, 1.0]], dtype=torch.float64)
+
+    def f(z):
+        a, b = z[:, 0], z[:, 1]
+        return torch.stack([a**2, a * b, 3 * b + 1], 1)
+
+    m, C = quadratic_moments(f, mean, cov)
+    assert m.tolist() == pytest.approx([0.25 + 2, -0.5 + 0.6, -2])
+    # Var(a²) = 2v² + 4m²v; Var(ab) = v_a v_b + c² + m_a² v_b + m_b² v_a + 2 m_a m_b c; Cov(a², 3b) = 3 · 2 m_a c; …
+    assert float(C[0, 0]) == pytest.approx(2 * 4 + 4 * 0.25 * 2)
+    assert float(C[1, 1]) == pytest.approx(2 + 0.36 + 0.25 + 2 - 0.6)
+    assert float(C[2, 2]) == pytest.approx(9) and float(C[0, 2]) == pytest.approx(3 * 2 * 0.5 * 0.6)
+    assert float(C[0, 1]) == pytest.approx(2 * 2 * 0.6 + 2 * 0.5 * (2 * -1.0 + 0.6 * 0.5))
+    assert torch.allclose(C, C.T)
+
+
+def test_reverse_joint_is_what_walking_back_gives():
+    g, h, r = [0.9, 0.5, -0.3], [0.1, 0.0, 1.0], [0.2, 0.4, 0.1]
+    mean, cov = reverse_joint(g, h, r)
+    gen = torch.Generator().manual_seed(0)
+    states = [torch.randn(200_000, generator=gen, dtype=torch.float64)]
+    for t in (2, 1, 0):
+        noise = torch.randn(200_000, generator=gen, dtype=torch.float64)
+        states.insert(0, g[t] * states[0] + h[t] + r[t] ** 0.5 * noise)
+    path = torch.stack(states)
+    assert torch.allclose(path.mean(1), mean, atol=0.02) and torch.allclose(torch.cov(path), cov, atol=0.03)
+    assert float(mean[3]) == 0 and float(cov[3, 3]) == 1 and float(mean[2]) == 1

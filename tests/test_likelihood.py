@@ -1,0 +1,341 @@
+"""The bound, term by term: against quadrature, torch.distributions, Gaussian algebra and a chain of known likelihood."""
+
+import math
+
+import pytest
+import torch
+
+from ddpm_edu import Gaussian, GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle
+from ddpm_edu.likelihood import (
+    L_0,
+    L_T,
+    Bound,
+    L_t,
+    bits_per_dim,
+    consistency_terms,
+    path_log_ratio,
+    posterior_terms,
+    variational_bound,
+)
+from ddpm_edu.oracles import LinearGaussianChain
+from ddpm_edu.routes import chain_joint, grid, integrate, push_density, quadratic_moments, reverse_joint
+
+BETAS = [0.1, 0.2, 0.3, 0.4]
+SHORT = GaussianDiffusion(NoiseSchedule.from_betas(BETAS))
+SLOPES, OFFSETS, VARIANCES = [0.9, 0.8, 0.7, 0.6], [0.1, 0.0, -0.1, 0.05], [0.2, 0.3, 0.5, 0.65]
+CHAIN = LinearGaussianChain(SHORT, SLOPES, OFFSETS, VARIANCES)
+LONG = GaussianDiffusion(NoiseSchedule.linear())
+MVN = torch.distributions.MultivariateNormal
+
+
+def Normal(mean, std):
+    """torch's, with plain numbers taken as float64."""
+    return torch.distributions.Normal(*(torch.as_tensor(v, dtype=torch.float64) for v in (mean, std)))
+
+
+def f64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def net(x_t, t):
+    return torch.tanh(x_t) * 0.9 + t.to(x_t.dtype).reshape(-1, *(1,) * (x_t.ndim - 1)) / 50
+
+
+def images(n, generator, shape=(1, 3, 2)):
+    return torch.randint(0, 256, (n, *shape), generator=generator).double() * 2 / 255 - 1
+
+
+def reverse_by_hand(x_t, t, eps_hat, diffusion=SHORT):
+    """Mean of p_θ(x_{t-1} | x_t) from β alone."""
+    betas = diffusion.schedule.betas.tolist()
+    alpha_bar = math.prod(1 - b for b in betas[1 : t + 1])
+    return (x_t - betas[t] / math.sqrt(1 - alpha_bar) * eps_hat) / math.sqrt(1 - betas[t])
+
+
+# One term at a time
+
+
+def test_L_T_is_the_kl_to_the_prior_summed_over_coordinates():
+    x_0 = images(3, torch.Generator().manual_seed(0))
+    alpha_bar = math.prod(1 - b for b in BETAS)
+    q = Normal(math.sqrt(alpha_bar) * x_0, math.sqrt(1 - alpha_bar))
+    want = torch.distributions.kl_divergence(q, Normal(0.0, 1.0)).sum((1, 2, 3))
+    assert L_T(SHORT, x_0).shape == (3,)
+    assert torch.allclose(L_T(SHORT, x_0), want, atol=1e-12)
+    assert float(L_T(LONG, torch.ones(1, 1))) == pytest.approx(2.0e-5, rel=0.02)
+
+
+@pytest.mark.parametrize("t", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["beta", "own"])
+def test_L_t_by_bayes_rule_on_a_grid(t, kind):
+    """The posterior is prior × likelihood, normalised numerically; the KL is an integral: no formula of the package."""
+    x_0, x_t = 0.7, -0.4
+    own = None if kind == "beta" else (lambda x, t, s=None: torch.full_like(x, 0.37))
+    got = L_t(SHORT, net, f64(x_0), f64(x_t), t, own)
+    u = grid(-8, 8, 8001)
+    alpha_bar_s = math.prod(1 - b for b in BETAS[: t - 1])
+    beta = BETAS[t - 1]
+    log_q = Normal(math.sqrt(alpha_bar_s) * x_0, math.sqrt(1 - alpha_bar_s)).log_prob(u)
+    log_q = log_q + Normal(math.sqrt(1 - beta) * u, math.sqrt(beta)).log_prob(f64(x_t))
+    log_q = log_q - torch.log(integrate(log_q.exp(), u))
+    mean = reverse_by_hand(x_t, t, float(net(f64(x_t), torch.tensor([t]))))
+    p = Normal(mean, math.sqrt(beta if kind == "beta" else 0.37))
+    want = integrate(log_q.exp() * (log_q - p.log_prob(u)), u)
+    assert got.shape == (1,) and float(got) == pytest.approx(float(want), abs=1e-11)
+
+
+def test_L_t_of_a_batch_is_the_terms_one_by_one_and_sums_over_coordinates():
+    gen = torch.Generator().manual_seed(1)
+    x_0, x_t = (torch.randn(3, 2, 2, generator=gen, dtype=torch.float64) for _ in range(2))
+    t = torch.tensor([4, 2, 3])
+    got = L_t(SHORT, net, x_0, x_t, t)
+    for k in range(3):
+        single = sum(
+            float(L_t(SHORT, net, x_0[k, i, j].reshape(1), x_t[k, i, j].reshape(1), int(t[k])))
+            for i in range(2)
+            for j in range(2)
+        )
+        assert float(got[k]) == pytest.approx(single, abs=1e-12)
+
+
+def test_L_0_integrates_the_bin():
+    gen = torch.Generator().manual_seed(2)
+    x_0 = images(4, gen)
+    x_0[0, 0, 0, 0], x_0[1, 0, 0, 0] = -1.0, 1.0
+    x_1 = x_0 + 0.1 * torch.randn(x_0.shape, generator=gen, dtype=torch.float64)
+    mean = reverse_by_hand(x_1, 1, net(x_1, torch.ones(4, dtype=torch.int64)))
+    p = Normal(mean, math.sqrt(BETAS[0]))
+    low = torch.where(x_0 > -0.999, p.cdf(x_0 - 1 / 255), 0.0)
+    high = torch.where(x_0 < 0.999, p.cdf(x_0 + 1 / 255), 1.0)
+    want = -(high - low).log().sum((1, 2, 3))
+    assert torch.allclose(L_0(SHORT, net, x_0, x_1), want, atol=1e-9)
+    density = -p.log_prob(x_0).sum((1, 2, 3))
+    assert torch.allclose(L_0(SHORT, net, x_0, x_1, levels=None), density, atol=1e-12)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_L_0_gives_all_grey_levels_together_probability_1(levels):
+    every = torch.linspace(-1, 1, levels, dtype=torch.float64)
+    x_1 = torch.full((levels,), 0.3, dtype=torch.float64)
+    assert float(torch.exp(-L_0(SHORT, net, every, x_1, levels=levels)).sum()) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_beta_tilde_has_no_L_0_but_its_clipped_version_has():
+    x = f64(0.2, 0.4)
+    with pytest.raises(ValueError, match="var is 0"):
+        L_0(SHORT, net, x, x, SHORT.sigma2_beta_tilde, levels=None)
+    mean = reverse_by_hand(x, 1, net(x, torch.ones(2, dtype=torch.int64)))
+    var = (1 - 0.9) / (1 - 0.9 * 0.8) * 0.2  # β̃_2
+    got = L_0(SHORT, net, x, x, SHORT.sigma2_beta_tilde_clipped, levels=None)
+    assert torch.allclose(got, -Normal(mean, math.sqrt(var)).log_prob(x), atol=1e-12)
+
+
+# All terms
+
+
+def test_every_term_of_the_bound_has_the_right_mean():
+    x_0 = f64(0.7).expand(40_000)
+    bound = variational_bound(
+        SHORT, CHAIN, x_0, CHAIN.sigma2, levels=None, generator=torch.Generator().manual_seed(3), batch_size=15_000
+    )
+    assert bound.terms.shape == (40_000, 5) and bound.terms.dtype == torch.float64 and bound.dims == 1
+    want = CHAIN.bound_terms(f64(0.7))[0]
+    se = bound.terms.std(0) / 200
+    assert ((bound.terms.mean(0) - want).abs() <= 5 * se + 1e-12).all()
+    assert (se[:-1] < 5e-3).all() and float(bound.terms[:, -1].std()) == pytest.approx(0, abs=1e-15)
+    assert torch.equal(bound.nats, bound.terms.sum(1))
+    # ‖x_0 - x̂_0‖² is that of the noise, scaled: x_0 - x̂_0 = √(1-ᾱ)/√ᾱ (ε̂ - ε).
+    assert (bound.square_errors[:, 0] == 0).all()
+    for t in (1, 4):
+        eps = torch.randn(100_000, generator=torch.Generator().manual_seed(t), dtype=torch.float64)
+        alpha_bar = math.prod(1 - b for b in BETAS[:t])
+        x_t = math.sqrt(alpha_bar) * 0.7 + math.sqrt(1 - alpha_bar) * eps
+        error = (1 - alpha_bar) / alpha_bar * (CHAIN(x_t, t) - eps) ** 2
+        se = (error.var() / len(error) + bound.square_errors[:, t].var() / 40_000).sqrt()
+        assert abs(float(error.mean() - bound.square_errors[:, t].mean())) < 5 * float(se)
+
+
+def test_only_the_steps_asked_for():
+    x_0 = images(3, torch.Generator().manual_seed(0))
+    some = variational_bound(SHORT, net, x_0, steps=[3, 1], generator=torch.Generator().manual_seed(0))
+    known = ~some.terms.isnan()
+    assert known.all(0).tolist() == [True, False, True, False, True]
+    assert (~some.square_errors.isnan()).all(0).tolist() == [True, True, False, True, False]
+    # In the order given: t = 3 draws first.
+    gen = torch.Generator().manual_seed(0)
+    eps = torch.randn(x_0.shape, generator=gen, dtype=torch.float64)
+    assert torch.allclose(some.terms[:, 2], L_t(SHORT, net, x_0, SHORT.q_sample(x_0, 3, eps), 3), atol=1e-12)
+    eps = torch.randn(x_0.shape, generator=gen, dtype=torch.float64)
+    assert torch.allclose(some.terms[:, 0], L_0(SHORT, net, x_0, SHORT.q_sample(x_0, 1, eps)), atol=1e-12)
+
+
+def test_batches_and_the_seed_decide_the_draws_alone():
+    x_0 = images(5, torch.Generator().manual_seed(0))
+    runs = [variational_bound(SHORT, net, x_0, generator=torch.Generator().manual_seed(9), batch_size=b) for b in (5, 256, 2)]
+    assert torch.equal(runs[0].terms, runs[1].terms)
+    assert torch.allclose(runs[0].terms[:, -1], runs[2].terms[:, -1], atol=0) and runs[2].terms.shape == (5, 5)
+
+
+def test_float32_networks_get_float32_and_the_terms_are_formed_in_float64():
+    gen = torch.Generator().manual_seed(4)
+    x_0, eps = (torch.randn(6, 4, generator=gen).clamp(-1, 1) for _ in range(2))
+    seen = []
+
+    def watched(x_t, t):
+        seen.append(x_t.dtype)
+        return 0.9 * x_t
+
+    for t in (2, 500, 1000):
+        x_t = LONG.q_sample(x_0, t, eps)
+        got = L_t(LONG, watched, x_0, x_t, t)
+        want = L_t(LONG, lambda x, t: (0.9 * x.float()).double(), x_0.double(), x_t.double(), t)
+        assert got.dtype == torch.float64 and torch.allclose(got, want, rtol=1e-12)
+    assert set(seen) == {torch.float32}
+
+
+def test_bits_and_their_split():
+    terms = torch.tensor([[1.0, 2.0, 3.0, 0.5], [3.0, 4.0, 5.0, 0.5]], dtype=torch.float64)
+    bound = Bound(terms, torch.tensor([[0.0, 2.0, 8.0, 32.0], [0.0, 0.0, 8.0, 0.0]], dtype=torch.float64), dims=2)
+    per_nat = 1 / (2 * math.log(2))
+    split = bound.bits_per_dim()
+    assert split["L_0"] == pytest.approx(2 * per_nat) and split["L_1:T-1"] == pytest.approx(7 * per_nat)
+    assert split["L_T"] == pytest.approx(0.5 * per_nat) and split["total"] == pytest.approx(9.5 * per_nat)
+    rate, rmse = bound.rate_distortion()
+    assert rate.tolist() == pytest.approx([9.5 * per_nat, 7.5 * per_nat, 4.5 * per_nat, 0.5 * per_nat])
+    assert rmse.tolist() == pytest.approx([0.0, 127.5 * math.sqrt(0.5), 127.5 * 2, 127.5 * math.sqrt(8)])
+    assert float(bits_per_dim(f64(8 * math.log(2)), 4)) == pytest.approx(2.0)
+    one_step = Bound(terms[:, [0, 3]], torch.zeros(2, 2, dtype=torch.float64), dims=1).bits_per_dim()
+    assert one_step["L_1:T-1"] == 0
+
+
+def test_progress_goes_to_stderr_only(capsys):
+    variational_bound(SHORT, net, f64(0.2, 0.4), levels=None, progress=True)
+    out = capsys.readouterr()
+    assert out.out == "" and "bound" in out.err
+
+
+# Along paths
+
+
+def joint_log_ratio(path):
+    """log p(x_0..x_4) - log q(x_1..x_4 | x_0) for one number per path, as two Gaussian vectors: path (5, B)."""
+    p = MVN(*reverse_joint(SLOPES, OFFSETS, VARIANCES))
+    total = p.log_prob(path.T)
+    for b in range(path.shape[1]):
+        mean, cov = chain_joint(BETAS, mean=float(path[0, b]), var=0.0)
+        total[b] -= MVN(mean[1:], cov[1:, 1:]).log_prob(path[1:, b])
+    return total
+
+
+def test_the_three_forms_are_the_joint_ratio_on_every_path():
+    path = torch.randn(5, 20, generator=torch.Generator().manual_seed(5), dtype=torch.float64)  # any path will do
+    want = joint_log_ratio(path)
+    assert torch.allclose(path_log_ratio(SHORT, CHAIN, path, CHAIN.sigma2), want, atol=1e-11)
+    assert torch.allclose(consistency_terms(SHORT, CHAIN, path, CHAIN.sigma2).sum(1), -want, atol=1e-11)
+    assert torch.allclose(posterior_terms(SHORT, CHAIN, path, CHAIN.sigma2).sum(1), -want, atol=1e-11)
+    vectors = path.reshape(5, 10, 2)
+    both = want.reshape(10, 2).sum(1)
+    for form in (consistency_terms, posterior_terms):
+        assert torch.allclose(form(SHORT, CHAIN, vectors, CHAIN.sigma2).sum(1), -both, atol=1e-11)
+
+
+def test_each_column_compares_what_it_says():
+    path = torch.randn(5, 3, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    consistency, posterior = (f(SHORT, CHAIN, path, CHAIN.sigma2) for f in (consistency_terms, posterior_terms))
+    reverse = [Normal(g * path[t] + h, math.sqrt(r)) for t, (g, h, r) in enumerate(zip(SLOPES, OFFSETS, VARIANCES), 1)]
+    decoder = -reverse[0].log_prob(path[0])
+    assert torch.allclose(consistency[:, 0], decoder, atol=1e-12) and torch.allclose(posterior[:, 0], decoder, atol=1e-12)
+    for t in (1, 2, 3):
+        log_p = reverse[t].log_prob(path[t])
+        forward = Normal(math.sqrt(1 - BETAS[t - 1]) * path[t - 1], math.sqrt(BETAS[t - 1]))
+        assert torch.allclose(consistency[:, t], forward.log_prob(path[t]) - log_p, atol=1e-11)
+        for b in range(3):
+            mean, cov = chain_joint(BETAS, mean=float(path[0, b]), var=0.0)
+            gain = cov[t, t + 1] / cov[t + 1, t + 1]
+            q = Normal(mean[t] + gain * (path[t + 1, b] - mean[t + 1]), (cov[t, t] - gain * cov[t, t + 1]).sqrt())
+            assert float(posterior[b, t]) == pytest.approx(float(q.log_prob(path[t, b]) - log_p[b]), abs=1e-11)
+    log_prior = Normal(0.0, 1.0).log_prob(path[4])
+    last = Normal(math.sqrt(0.6) * path[3], math.sqrt(0.4)).log_prob(path[4])
+    assert torch.allclose(consistency[:, 4], last - log_prior, atol=1e-11)
+    given_x_0 = Normal(math.sqrt(0.9 * 0.8 * 0.7 * 0.6) * path[0], math.sqrt(1 - 0.3024)).log_prob(path[4])
+    assert torch.allclose(posterior[:, 4], given_x_0 - log_prior, atol=1e-11)
+
+
+def test_the_posterior_columns_have_the_means_of_the_terms():
+    mean, cov = chain_joint(BETAS, mean=0.7, var=0.0)
+
+    def form(z):
+        return posterior_terms(SHORT, CHAIN, torch.cat([torch.full((1, len(z)), 0.7, dtype=z.dtype), z.T]), CHAIN.sigma2)
+
+    means, _ = quadratic_moments(form, mean[1:], cov[1:, 1:])
+    assert torch.allclose(means, CHAIN.bound_terms(f64(0.7))[0], atol=1e-12)
+
+
+# A bound indeed
+
+
+@pytest.mark.parametrize("kind", ["sigma2_beta", "sigma2_beta_tilde_clipped"])
+def test_the_bound_lies_below_the_likelihood_of_a_curved_model(kind):
+    """log p_θ(x_0) by pushing densities down the chain on a grid; the ELBO by quadrature over the noise."""
+    oracle, sigma2 = Oracle(GaussianMixture([0.3, 0.7], [-1.2, 0.8], [0.05, 0.1]), SHORT), getattr(SHORT, kind)
+    x, z = grid(-8, 8, 801), grid(-9, 9, 301)
+    weight = torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
+    density = torch.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
+    for t in range(4, 0, -1):
+        density = push_density(density, x, SHORT.p_mean_variance(oracle, x, t, sigma2=sigma2)[0].log_prob, x)
+    for at in (340, 400, 440):
+        x_0 = x[at].expand(301)
+        total = L_T(SHORT, x_0[:1]) + integrate(
+            weight
+            * sum(
+                L_t(SHORT, oracle, x_0, SHORT.q_sample(x_0, t, z), t, sigma2)
+                if t > 1
+                else L_0(SHORT, oracle, x_0, SHORT.q_sample(x_0, 1, z), sigma2, levels=None)
+                for t in range(1, 5)
+            ),
+            z,
+        )
+        assert 0 < float(total + density[at].log()) < 5
+
+
+def test_the_bound_is_tight_at_the_exact_reversal():
+    model = LinearGaussianChain(LONG, LONG.schedule.alphas[1:].sqrt(), 0.0, LONG.schedule.betas[1:])
+    x_0 = f64(-1.3, 0.0, 2.0)
+    assert torch.allclose(model.bound_terms(x_0).sum(1), -Normal(0.0, 1.0).log_prob(x_0), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: L_T(SHORT, torch.zeros(2, 3, dtype=torch.uint8)), TypeError, "x_0 has dtype"),
+        (lambda: L_T(SHORT, f64(math.nan)), ValueError, "x_0 holds 1"),
+        (lambda: L_t(SHORT, net, f64(0.1), f64(0.1), 1), ValueError, r"t = 1 is outside 2\.\.4"),
+        (lambda: L_t(SHORT, net, f64(0.1), f64(0.1), 5), ValueError, r"t = 5 is outside 2\.\.4"),
+        (lambda: L_t(SHORT, net, f64(0.1, 0.2), f64(0.1, 0.2), torch.tensor([2, 1])), ValueError, "from 1 to 2"),
+        (lambda: L_t(SHORT, net, f64(0.1), f64(0.1, 0.2), 2), ValueError, r"x_t has shape \(2,\), x_0 has \(1,\)"),
+        (lambda: L_t(SHORT, net, torch.tensor([1]), f64(0.1), 2), TypeError, "x_0 has dtype"),
+        (lambda: L_0(SHORT, net, f64(0.0), f64(0.1, 0.2)), ValueError, r"x_1 has shape \(2,\), x_0 has \(1,\)"),
+        (lambda: L_0(SHORT, net, f64(0.1234), f64(0.1)), ValueError, "grey levels"),
+        (lambda: L_0(SHORT, net, torch.tensor([3], dtype=torch.uint8), f64(0.1)), TypeError, "x_0 has dtype"),
+        (lambda: variational_bound(SHORT, net, f64(0.0), steps=[0]), ValueError, r"steps = 0 is outside 1\.\.4"),
+        (lambda: variational_bound(SHORT, net, f64(0.0), steps=[2.5]), TypeError, "steps must be an int"),
+        (lambda: variational_bound(SHORT, net, f64(0.0), batch_size=0), ValueError, "batch_size = 0"),
+        (lambda: variational_bound(SHORT, net, torch.tensor([1])), TypeError, "x_0 has dtype"),
+        (lambda: variational_bound(SHORT, net, torch.zeros(0, 3)), ValueError, "x_0 has shape"),
+        (lambda: variational_bound(SHORT, net, torch.tensor(0.5)), ValueError, "x_0 has shape"),
+        (lambda: path_log_ratio(SHORT, net, torch.zeros(4, 3)), ValueError, r"path must have shape \(T \+ 1, B, \.\.\.\)"),
+        (lambda: consistency_terms(SHORT, net, torch.zeros(5)), ValueError, "path must have shape"),
+        (lambda: posterior_terms(SHORT, net, torch.full((5, 2), math.inf)), ValueError, "path holds 10"),
+        (lambda: bits_per_dim(f64(1.0), 0), ValueError, "dims = 0"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_the_gaussian_decoder_of_a_chain_is_its_reverse_step():
+    p = CHAIN.reverse(f64(0.3, -0.2), torch.tensor([1, 4]))
+    assert isinstance(p, Gaussian)
+    assert p.mean.tolist() == pytest.approx([0.9 * 0.3 + 0.1, -0.6 * 0.2 + 0.05])
+    assert p.var.tolist() == pytest.approx([0.2, 0.65])
