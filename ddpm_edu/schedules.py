@@ -76,7 +76,8 @@ class NoiseSchedule:
     def from_alpha_bars(cls, alpha_bars: Sequence[float] | Tensor) -> NoiseSchedule:
         """The schedule with the given ᾱ_1..ᾱ_T, strictly decreasing inside (0, 1): β_t = 1 - ᾱ_t / ᾱ_{t-1}.
 
-        A leading 1 (the stored ᾱ_0) is accepted. Raises ValueError when the values do not fall at every step.
+        A leading 1 (the stored ᾱ_0) is accepted. Raises ValueError when the values do not fall at every step, or when one
+        falls so far that β_t rounds to 1.
         """
         steps = _table(alpha_bars, "alpha_bars")
         if len(steps) and steps[0] == 1:
@@ -92,6 +93,13 @@ class NoiseSchedule:
             )
         betas = torch.zeros_like(alpha_bars)
         betas[1:] = 1 - alpha_bars[1:] / alpha_bars[:-1]
+        ends = torch.nonzero(betas == 1)
+        if len(ends):
+            t = int(ends[0])
+            raise ValueError(
+                f"alpha_bars[{t}] = {float(alpha_bars[t])} is so far below alpha_bars[{t - 1}] that beta_{t} rounds to 1, "
+                f"where 1/√alpha_{t} is infinite; clip it, as `cosine` does"
+            )
         return cls(alpha_bars, betas)
 
     @classmethod

@@ -117,6 +117,7 @@ def test_steps():
         (lambda: NoiseSchedule.from_alpha_bars([0.9, 0.9]), "must fall at every step"),
         (lambda: NoiseSchedule.from_alpha_bars([0.9, 0.95]), r"alpha_bars\[2\] = 0.95"),
         (lambda: NoiseSchedule.from_alpha_bars([1.1]), r"alpha_bars\[1\] = 1.1"),
+        (lambda: NoiseSchedule.from_alpha_bars([0.5, 1e-40]), "beta_2 rounds to 1"),
         (lambda: NoiseSchedule.linear(0), "T = 0 is too small"),
         (lambda: NoiseSchedule.linear(10, beta_1=0.0), r"beta_1 = 0.0 is outside \(0, 1\)"),
         (lambda: NoiseSchedule.linear(10, beta_T=1.5), "beta_T = 1.5"),
