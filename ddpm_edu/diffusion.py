@@ -7,6 +7,7 @@ Randomness is explicit: whoever calls draws `eps` and `t`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,16 @@ from .schedules import NoiseSchedule
 
 EpsModel = Callable[[Tensor, Tensor], Tensor]
 ReverseVariance = Callable[[Tensor, "int | Tensor", "int | Tensor | None"], Tensor]
+
+
+class LossWeights(NamedTuple):
+    """The weight of the squared error in each coordinate, shaped to multiply it; see `GaussianDiffusion.loss_weights`."""
+
+    mean: Tensor
+    eps: Tensor
+    x_0: Tensor
+    v: Tensor
+    score: Tensor
 
 
 class GaussianDiffusion:
@@ -217,6 +228,24 @@ class GaussianDiffusion:
         _own_noise(x_0, eps)
         eps_hat = self.predict(eps_model, self.q_sample(x_0, t, eps), t)
         return (eps - eps_hat).square().mean()
+
+    def loss_weights(self, x_t: Tensor, t: int | Tensor, sigma2: ReverseVariance | None = None) -> LossWeights:
+        """The bound's term at t is w · ‖error‖² + a constant; w for a prediction of μ̃, ε, x_0, v or the score, in nats.
+
+        mean: 1 / (2σ²)                         eps: β_t² / (2σ² α_t (1-ᾱ_t))    score: β_t² / (2σ² α_t)
+        x_0:  ᾱ_{t-1} β_t² / (2σ² (1-ᾱ_t)²)     v: ᾱ_{t-1} β_t² / (2σ² (1-ᾱ_t))
+        [Ho 2020, Eqs. 8 and 12; the others by the converters above]. At t = 1 it is L_0 with the Gaussian density.
+        `sigma2` is the reverse variance, `sigma2_beta` unless given; `x_t` gives shape, dtype and device. Raises
+        ValueError where σ² is 0, as with β̃ at t = 1: no error is allowed there.
+        """
+        alpha_bar_t, alpha_bar_s, alpha_t, beta_t = self._pair(t, None, real(x_t, "x_t").shape)
+        var = (sigma2 or self.sigma2_beta)(x_t, t, None)
+        if var.device.type == "cpu" and (var <= 0).any():
+            raise ValueError(f"sigma2 must be > 0 for a weight to be finite; it is {float(var.min())} at t = {t}")
+        noise = 1 - alpha_bar_t
+        of_eps, of_x_0 = beta_t**2 / (alpha_t * noise), alpha_bar_s * beta_t**2 / noise**2  # squared slopes of the mean
+        slopes2 = torch.ones_like(noise), of_eps, of_x_0, of_x_0 * noise, of_eps * noise
+        return LossWeights(*(_cast(slope2, x_t) / (2 * var) for slope2 in slopes2))
 
     def vlb_term(
         self,

@@ -1,5 +1,6 @@
 """The diffusion against the walked chain, Bayes' rule on a grid, linear algebra, autograd and exact oracles."""
 
+import itertools
 import math
 
 import pytest
@@ -231,6 +232,40 @@ def test_simple_loss_is_the_mean_square_and_has_the_gradient():
     assert loss.item() == pytest.approx(want) and float(k.grad) == pytest.approx(slope)
 
 
+@pytest.mark.parametrize("t", [1, 2, 349, 1000])
+@pytest.mark.parametrize("kind", ["sigma2_beta", "sigma2_beta_tilde_clipped"])
+def test_loss_weights_are_half_the_curvature_of_the_bound(t, kind):
+    gen = torch.Generator().manual_seed(t)
+    x_0, eps = (torch.randn(2, 3, generator=gen, dtype=torch.float64) for _ in range(2))
+    x_t, sigma2 = LONG.q_sample(x_0, t, eps), getattr(LONG, kind)
+    to_eps = {
+        "mean": lambda y: LONG.eps_from_mean(x_t, y, t),
+        "eps": lambda y: y,
+        "x_0": lambda y: LONG.eps_from_x0(x_t, y, t),
+        "v": lambda y: LONG.eps_from_v(x_t, y, t),
+        "score": lambda y: LONG.eps_from_score(y, t),
+    }
+    weights = LONG.loss_weights(x_t, t, sigma2)
+    for name, to in to_eps.items():
+        y = torch.zeros_like(x_t).requires_grad_()
+        term = LONG.vlb_term(lambda x, t, y=y, to=to: to(y), x_0, t, eps, sigma2, levels=None).sum()
+        (slope,) = torch.autograd.grad(term, y, create_graph=True)
+        (bend,) = torch.autograd.grad(slope.sum(), y)
+        want = (bend / 2).expand_as(x_t)
+        assert torch.allclose(getattr(weights, name).expand_as(x_t), want, rtol=1e-8, atol=0), name
+
+
+def test_loss_weights_of_a_batch_and_of_any_reverse_variance():
+    x_t, t = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 5, 1000])
+    weights = LONG.loss_weights(x_t, t)
+    for k, name in itertools.product(range(3), weights._fields):
+        w = getattr(weights, name)
+        assert w.shape == (3, 1) and w.dtype == torch.float32
+        assert float(w[k]) == pytest.approx(float(getattr(LONG.loss_weights(x_t[k].double(), int(t[k])), name)), rel=1e-5)
+    halved = LONG.loss_weights(x_t, t, lambda x, t, s: 2 * LONG.sigma2_beta(x, t, s))
+    assert torch.allclose(halved.v, weights.v / 2)
+
+
 def test_vlb_terms_add_up_to_the_elbo_of_a_linear_model():
     """-Σ_t E[term_t] = E_q[log p(x_0..x_T) - log q(x_1..x_T | x_0)] - (the prior's part), by Gaussian algebra."""
     slope = [0.9, 0.8, 0.7, 0.95, 0.85]
@@ -307,6 +342,9 @@ def test_vlb_term_against_torch_distributions():
         (lambda: LONG.simple_loss(zero_net, torch.zeros(2, 3), 5, torch.zeros(2, 1)), ValueError, "its own noise"),
         (lambda: LONG.vlb_term(zero_net, torch.zeros(2, 3), 5, torch.zeros(3)), ValueError, "its own noise"),
         (lambda: LONG.vlb_term(zero_net, f64(1.0), 1, f64(0.0), LONG.sigma2_beta_tilde), ValueError, "var is 0"),
+        (lambda: LONG.loss_weights(f64(1.0), 1, LONG.sigma2_beta_tilde), ValueError, "sigma2 must be > 0"),
+        (lambda: LONG.loss_weights(f64(1.0), 0), ValueError, r"t = 0 is outside 1\.\.1000"),
+        (lambda: LONG.loss_weights(torch.tensor([1]), 5), TypeError, "x_t has dtype"),
         (lambda: LONG.x0_from_eps(f64(1.0), f64(1.0), 0), ValueError, "t = 0"),
         (lambda: LONG.score_from_eps(torch.tensor([1]), 5), TypeError, "eps has dtype"),
         (lambda: GaussianDiffusion([0.1]), TypeError, "schedule must be a NoiseSchedule"),
