@@ -107,8 +107,17 @@ def test_the_index_says_what_the_chapter_says(tiny):
     assert "2 numbered equations in 1 chapter, held by 1 checks; 1 common slips refuted." in text
     assert "## [5. A tiny chapter](../notebooks/05_tiny.ipynb)" in text
     link = "{py:obj}`NoiseSchedule.alpha_bars <ddpm_edu.schedules.NoiseSchedule>`"
-    assert f"| (5.2) | one factor a step | — | {link} | recursion (1e-12) |" in text
+    assert f"| (5.2) | one factor a step | — | {link} | recursion (10⁻¹²) |" in text
     assert "| (5.1) | what is kept | Ho 2020, Sec. 2 |" in text and text.count("| definition |") == 1
+
+
+def test_tolerances_are_written_as_powers():
+    assert [index.powers(t) for t in ("1e-12", "2.5e-9", "0.01", "4 standard errors")] == [
+        "10⁻¹²",
+        "2.5·10⁻⁹",
+        "0.01",
+        "4 standard errors",
+    ]
 
 
 def test_the_committed_index_is_what_the_chapters_say():

@@ -58,6 +58,7 @@ def run(path: Path, timeout: int = 120) -> None:
     client = NotebookClient(nb, timeout=timeout, kernel_name="python3", resources=resources)
     client.record_timing = client.store_widget_state = False
     client.coalesce_streams = True
+    client.extra_arguments = ["--log-level=ERROR"]  # the kernel's own remarks
     client.execute()
     write(path, text(normalise(nb)))
 

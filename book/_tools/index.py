@@ -59,14 +59,24 @@ def section(chapter: Chapter) -> str:
 
 
 def checked(chapter: Chapter, tag: str) -> str:
-    """ "quadrature (1e-12), Monte Carlo (5 standard errors)": each route once, with its tightest tolerances as written."""
+    """ "quadrature (10⁻¹²), Monte Carlo (5 standard errors)": each route once, with its tolerances."""
     found: dict[str, list[str]] = {}
     for check in chapter.checks:
         if check.tag == tag and check.kind != "refute":
             tolerances = found.setdefault(str(check.route), [])
-            if check.tolerance not in tolerances:
-                tolerances.append(check.tolerance)
+            if (shown := powers(check.tolerance)) not in tolerances:
+                tolerances.append(shown)
     return ", ".join(f"{route} ({'; '.join(t)})" for route, t in sorted(found.items())) or "definition"
+
+
+def powers(tolerance: str) -> str:
+    """2e-9 as 2·10⁻⁹."""
+
+    def power(m: re.Match) -> str:
+        exponent = str(int(m[2])).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return ("" if m[1] == "1" else f"{m[1]}·") + f"10{exponent}"
+
+    return re.sub(r"\b(\d+(?:\.\d+)?)e([-+]?\d+)", power, tolerance)
 
 
 def linked(name: str) -> str:
