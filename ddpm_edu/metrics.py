@@ -122,8 +122,11 @@ def quality(samples: Tensor, images: Tensor, labels: Tensor, split: dict[str, Te
 
     `split` as `data.digits_split()` gives it: the judge is trained on A, the sampled model on "train", H is held out.
     Everything is in [-1, 1], shape (n, C, H, W). Shares of samples on which the judge is sure (its highest probability
-    is at least `sure`) and of the classes it sees; Fréchet distances to B (in PCA and in judge's features) beside A's;
-    distances to the nearest training image beside those of H. Takes about ten seconds for the digits.
+    is at least `sure`) and of the classes it sees; Fréchet distances of PCA features to one half of the real images
+    beside the other half's, averaged over 20 random halvings, and of the judge's features to B beside A's; distances to
+    the nearest training image beside those of H. Takes about ten seconds for the digits.
+
+    The halvings are random and not split by class, since samples draw their classes at random too.
     """
     number(sure, "sure", 0, 1)
     A, B, H, train = (images[split[part]] for part in ("A", "B", "H", "train"))
@@ -148,14 +151,21 @@ def quality(samples: Tensor, images: Tensor, labels: Tensor, split: dict[str, Te
         },
         "class_shares": {"samples": shares(judge.probabilities(samples).argmax(1)), "real": shares(labels)},
     }
-    for name, features in (("pca20", principal_components(A, min(20, A[0].numel()))), ("judge", judge.features)):
-        a, b, h, s = features(A), features(B), features(H), features(samples)
+    pca = principal_components(images, min(20, A[0].numel()))
+    generator = torch.Generator().manual_seed(0)
+    halvings = [torch.randperm(len(images), generator=generator)[: 2 * len(A)].split(len(A)) for _ in range(20)]
+    pairs = {
+        "pca20": [(pca(samples), pca(images[a]), pca(images[b])) for a, b in halvings],
+        "judge": [(judge.features(samples), judge.features(A), judge.features(B))],
+    }
+    for name, triples in pairs.items():
+        to_samples = [frechet_distance(s, b) for s, _, b in triples]
+        to_real = [frechet_distance(a, b) for _, a, b in triples]
         report[f"frechet_{name}"] = {
-            "samples_to_B": frechet_distance(s, b),
-            "A_to_B": frechet_distance(a, b),
-            "ratio": frechet_distance(s, b) / frechet_distance(a, b),
-            "samples_to_H": frechet_distance(s, h),
-            "A_to_H": frechet_distance(a, h),
+            "halvings": len(triples),
+            "samples_to_half": sum(to_samples) / len(triples),
+            "half_to_half": sum(to_real) / len(triples),
+            "ratio": sum(to_samples) / sum(to_real),
         }
     near_samples, near_real = nearest_distances(samples, train), nearest_distances(H, train)
     levels = {"min": 0.0, "q01": 0.01, "q05": 0.05, "q50": 0.5}
