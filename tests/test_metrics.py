@@ -89,7 +89,7 @@ def test_quality_tells_good_from_bad_and_copies_from_originals(real, monkeypatch
     n = len(split["A"])
 
     good = quality(x[split["B"]][:n], x, labels, split)  # real images that the judge has not seen
-    assert good["sure"]["ratio"] > 0.9 and good["frechet_pca20"]["ratio"] < 1.1 and good["frechet_judge"]["ratio"] == pytest.approx(0, abs=1e-6)
+    assert good["sure"]["ratio"] > 0.9 and good["frechet_pca20"]["ratio"] < 1.1 and good["frechet_judge"]["ratio"] < 0.1
     assert sum(good["class_shares"]["samples"]) == pytest.approx(1)
 
     copies = quality(x[split["train"]][:n], x, labels, split)["nearest_training_image"]
