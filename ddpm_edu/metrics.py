@@ -38,6 +38,58 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     return float(((x.mean(0) - y.mean(0)) ** 2).sum() + S_x.trace() + S_y.trace() - 2 * cross)
 
 
+def mmd2(x: Tensor, y: Tensor, bandwidth: float) -> float:
+    """Squared maximum mean discrepancy of two sets (n, d), (m, d), unbiased [Gretton 2012, Eq. 3].
+
+    E k(x, x') + E k(y, y') - 2 E k(x, y),   k(a, b) = exp(-‖a - b‖² / (2 bandwidth²)); x, x' are never the same row.
+    Two samples of one law give a value around 0, below as often as above: compare with `mmd2_null`. In float64.
+    Raises ValueError for other shapes, fewer than two rows, or a bandwidth that is not > 0.
+    """
+    for name, features in (("x", x), ("y", y)):
+        if real(features, name).ndim != 2 or len(features) < 2:
+            raise ValueError(f"{name} must have shape (n, d) with n >= 2, got {tuple(features.shape)}")
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"x has {x.shape[1]} features, y has {y.shape[1]}")
+    in_x = torch.zeros(len(x) + len(y), 1, dtype=torch.float64)
+    in_x[: len(x)] = 1
+    return float(_mmd2(_kernel(torch.cat([x, y]).double().cpu(), bandwidth), in_x, 1 - in_x))
+
+
+def mmd2_null(
+    reference: Tensor,
+    n: int,
+    m: int,
+    bandwidth: float,
+    repeats: int = 200,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """What `mmd2` says of real against real: its values for `repeats` random disjoint parts of n and m rows, sorted.
+
+    Samples of the data's own law fall inside this band. `reference` (N, d) needs N >= n + m rows; the parts of two
+    repeats overlap, so take N a few times larger for the ends of the band to be sharp. Shape (repeats,), float64.
+    """
+    if real(reference, "reference").ndim != 2 or len(reference) < count(n, "n", low=2) + count(m, "m", low=2):
+        raise ValueError(f"reference must have shape (N, d) with N >= n + m = {n + m} rows, got {tuple(reference.shape)}")
+    N, repeats = len(reference), count(repeats, "repeats")
+    order = torch.stack([torch.randperm(N, generator=generator) for _ in range(repeats)], 1)
+    in_x = torch.zeros(N, repeats, dtype=torch.float64).scatter_(0, order[:n], 1.0)
+    in_y = torch.zeros(N, repeats, dtype=torch.float64).scatter_(0, order[n : n + m], 1.0)
+    return _mmd2(_kernel(reference.double().cpu(), bandwidth), in_x, in_y).sort().values
+
+
+def _kernel(rows: Tensor, bandwidth: float) -> Tensor:
+    """k of every row with every row, 0 on the diagonal: a row is not compared with itself."""
+    far2 = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return torch.exp(far2 / (-2 * number(bandwidth, "bandwidth", 0, float("inf")) ** 2)).fill_diagonal_(0)
+
+
+def _mmd2(kernel: Tensor, in_x: Tensor, in_y: Tensor) -> Tensor:
+    """One value per column of the 0/1 tables that say which rows are x and which are y."""
+    n, m, by_x, by_y = in_x.sum(0), in_y.sum(0), kernel @ in_x, kernel @ in_y
+    within = (in_x * by_x).sum(0) / (n * (n - 1)) + (in_y * by_y).sum(0) / (m * (m - 1))
+    return within - 2 * (in_y * by_x).sum(0) / (n * m)
+
+
 def nearest_distances(x: Tensor, reference: Tensor) -> Tensor:
     """For every row of x the Euclidean distance to the nearest row of `reference`, shape (len(x),).
 

@@ -6,7 +6,15 @@ import scipy.linalg
 import torch
 
 from ddpm_edu import data
-from ddpm_edu.metrics import frechet_distance, nearest_distances, principal_components, quality, train_judge
+from ddpm_edu.metrics import (
+    frechet_distance,
+    mmd2,
+    mmd2_null,
+    nearest_distances,
+    principal_components,
+    quality,
+    train_judge,
+)
 
 GEN = torch.Generator().manual_seed(0)
 X, Y = torch.randn(200, 5, generator=GEN) @ torch.randn(5, 5, generator=GEN), torch.randn(150, 5, generator=GEN) + 0.3
@@ -43,6 +51,65 @@ def test_frechet_refuses():
             frechet_distance(x, y)
     with pytest.raises(ValueError, match="NaN"):
         frechet_distance(X, Y * torch.nan)
+
+
+def mean_kernel(m, v, n, w, h):
+    """E k(x, y) for x ~ N(m, v I), y ~ N(n, w I): the Gaussian integral, done by hand."""
+    spread = h**2 + v + w
+    return (h**2 / spread) ** (len(m) / 2) * np.exp(-((m - n) ** 2).sum() / (2 * spread))
+
+
+def test_mmd2_by_the_double_sum():
+    x, y, h = X[:20, :3].double(), Y[:30, :3].double(), 0.8
+
+    def k(a, b):
+        return float(torch.exp(-(a - b).square().sum() / (2 * h**2)))
+
+    xx = sum(k(x[i], x[j]) for i in range(20) for j in range(20) if i != j) / (20 * 19)
+    yy = sum(k(y[i], y[j]) for i in range(30) for j in range(30) if i != j) / (30 * 29)
+    xy = sum(k(a, b) for a in x for b in y) / 600
+    assert mmd2(x, y, h) == pytest.approx(xx + yy - 2 * xy, abs=1e-12)
+    assert mmd2(y, x, h) == pytest.approx(mmd2(x, y, h), abs=1e-12)
+
+
+def test_mmd2_is_unbiased_for_the_closed_form_of_two_gaussians():
+    m, n, h, gen = np.array([0.0, 0.0]), np.array([0.5, -0.3]), 0.7, torch.Generator().manual_seed(1)
+    want = mean_kernel(m, 1.0, m, 1.0, h) + mean_kernel(n, 0.25, n, 0.25, h) - 2 * mean_kernel(m, 1.0, n, 0.25, h)
+    got = torch.tensor(
+        [
+            mmd2(torch.randn(40, 2, generator=gen), 0.5 * torch.randn(50, 2, generator=gen) + torch.tensor(n).float(), h)
+            for _ in range(400)
+        ]
+    )
+    assert abs(got.mean() - want) < 4 * got.std() / 20 and got.std() / 20 < 0.02 * want
+
+
+def test_mmd2_null_covers_the_same_law_and_not_another():
+    gen = torch.Generator().manual_seed(2)
+    null = mmd2_null(torch.randn(1000, 2, generator=gen), 100, 150, 0.7, repeats=300, generator=gen)
+    assert null.shape == (300,) and (null.diff() >= 0).all() and null[0] < 0 < null[-1]
+    fresh = torch.tensor(
+        [mmd2(torch.randn(100, 2, generator=gen), torch.randn(150, 2, generator=gen), 0.7) for _ in range(300)]
+    )
+    assert abs(float((fresh < null.quantile(0.9)).double().mean()) - 0.9) < 0.08
+    other = mmd2(torch.randn(100, 2, generator=gen), 0.7 * torch.randn(150, 2, generator=gen), 0.7)
+    assert other > null[-1]
+    # All rows used: then a repeat is mmd2 of the two parts that its permutation names.
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(5))
+    one = mmd2_null(X, 80, 120, 2.0, repeats=1, generator=torch.Generator().manual_seed(5))
+    assert one.item() == pytest.approx(mmd2(X[order[:80]], X[order[80:]], 2.0), abs=1e-12)
+
+
+def test_mmd2_refuses():
+    for x, y in ((X, Y[:, :4]), (X[:1], Y), (X[0], Y)):
+        with pytest.raises(ValueError, match=r"features|shape"):
+            mmd2(x, y, 1.0)
+    with pytest.raises(ValueError, match="bandwidth = 0"):
+        mmd2(X, Y, 0)
+    with pytest.raises(ValueError, match="n \\+ m = 201"):
+        mmd2_null(X, 100, 101, 1.0)
+    with pytest.raises(ValueError, match="m = 1"):
+        mmd2_null(X, 100, 1, 1.0)
 
 
 def test_nearest_distances_by_brute_force():
