@@ -40,6 +40,7 @@ from .gaussian import Gaussian, product
 from .latent import LinearGaussianModel, effective_share
 from .oracles import GaussianMixture, LinearGaussianChain, Oracle
 from .plots import COLOURS
+from .samplers import ancestral
 from .schedules import NoiseSchedule
 
 MAX_BYTES = 150_000
@@ -621,6 +622,59 @@ def _unescaped(text: str) -> str:
     return html.unescape(_plain(text))
 
 
+# Chapter 01: one page of diffusion ---------------------------------------------------------------------------------
+
+
+def reverse_process_explorer() -> Explorer:
+    """Slide t from T to 0: a cloud of noise becomes a galaxy of two arms, moved by the exact ε*, and the guess x̂_0 with it."""
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(T=100, beta_1=1e-3, beta_T=0.2))
+    radius = torch.linspace(0.3, 1.8, 20, dtype=torch.float64)
+    arm = torch.stack([radius * (2.7 * radius).cos(), radius * (2.7 * radius).sin()], 1)
+    oracle = Oracle(GaussianMixture([1 / 40] * 40, torch.cat([arm, -arm]), [0.01] * 40), diffusion)
+    generator = torch.Generator().manual_seed(1)
+    x_T = torch.randn(130, 2, generator=generator, dtype=torch.float64)
+    path = {step.t: step for step in ancestral(diffusion, oracle, x_T, generator=generator)}
+    # The arm that each point ends in gives it its colour at every t.
+    first = torch.cdist(path[0].x_t, arm).amin(1) < torch.cdist(path[0].x_t, -arm).amin(1)
+
+    def square(title: str, alt: str, x: Tensor) -> Panel:
+        dots = [
+            Points(*x[first].T, "blue", "ends in one arm", radius=3.5),
+            Points(*x[~first].T, "vermillion", "ends in the other", radius=3.5),
+        ]
+        return Panel(title, alt, (-3, 3), (-3, 3), dots, "first coordinate", "second", width=340, height=340)
+
+    def draw(t: int) -> Frame:
+        states = square(
+            "Where the points are: x_t",
+            "A cloud of dots in two colours. At t = 100 it is round and the colours are mixed. As t falls the colours part, and "
+            "at t = 0 the dots lie on the two arms of a spiral.",
+            path[t].x_t,
+        )
+        guesses = square(
+            "Where they would end: the guess x̂_0",
+            "The same dots, each where the best guess of its end lies. At t = 100 all are close to the centre; they spread into "
+            "two curved bands, and reach the arms of the spiral well before the dots of the other panel do.",
+            path[t].x_0_hat,
+        )
+        alpha_bar_t = diffusion.schedule.alpha_bars[t]
+        readout = [
+            ("t", str(t)),
+            ("signal √ᾱ_t", f"{float(alpha_bar_t.sqrt()):.3f}"),
+            ("noise √(1−ᾱ_t)", f"{float((1 - alpha_bar_t).sqrt()):.3f}"),
+        ]
+        return Frame([states, guesses], readout)
+
+    return Explorer(
+        "reverse-process",
+        [Slider("step t", [100, 90, 80, 70, 60, 50, 45, 40, 35, 30, 26, 22, 18, 15, 12, 9, 6, 4, 2, 0])],
+        draw,
+        title="The reverse process: noise becomes a galaxy",
+        caption="Far out in t the guess is the centre of all data, for nothing else is known; on the way down it becomes a place "
+        "on an arm. The points follow their guesses, and the guesses change as the points move.",
+    )
+
+
 # Chapter 03: the bound and its gap --------------------------------------------------------------------------------
 
 
@@ -1053,8 +1107,8 @@ def diffusion_elbo_explorer() -> Explorer:
     return Explorer(
         "diffusion-elbo",
         [
-            Slider("variance / β_t", [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0], 5),
-            Slider("mean / (√α_t x_t)", [0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2], 6),
+            Slider("variance / β_t", [0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0], 3),
+            Slider("mean / (√α_t x_t)", [0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2], 4),
         ],
         draw,
         title="The bound and its gap, step by step, as the reverse step leaves the exact one",
@@ -1157,4 +1211,87 @@ def coordinates_explorer() -> Explorer:
         caption="The network sees x_t, so it knows the line; it has to name the point. ε, x_0 and v are three ways to say "
         "where on the line it is. They differ in what a small mistake does: v is the place along the line, so its mistake "
         "never grows.",
+    )
+
+
+# Chapter 08: the reverse variance -----------------------------------------------------------------------------------
+
+
+def reverse_variance_explorer() -> Explorer:
+    """Slide t and x_t, for data with two modes and T = 10: the true variance of a step back, beside β_t and β̃_t.
+
+    t starts at 2: at t = 1, β̃ is 0 and has no density to draw.
+    """
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(T=10, beta_1=0.1, beta_T=0.5))
+    schedule = diffusion.schedule
+    oracle = Oracle(GaussianMixture(weights=[0.3, 0.7], means=[-1.2, 0.8], variances=[0.05, 0.10]), diffusion)
+    x = torch.linspace(-2.4, 2.4, 193, dtype=torch.float64)
+    u = torch.linspace(-3.6, 3.6, 361, dtype=torch.float64)
+    wide = torch.linspace(-8, 8, 1601, dtype=torch.float64)
+    steps = range(2, schedule.T + 1)
+    curves = {t: (oracle.log_q(x, t).exp(), oracle.sigma2_optimal(x, t) / schedule.betas[t]) for t in steps}
+    averages = {t: torch.trapezoid(oracle.log_q(wide, t).exp() * oracle.sigma2_optimal(wide, t), wide) for t in steps}
+
+    def draw(t: int, x_t: float) -> Frame:
+        seen = torch.tensor([x_t], dtype=torch.float64)
+        mean, truth = (float(m) for m in oracle.q_s_moments(seen, t))
+        beta_t, beta_tilde_t = schedule.betas[t], schedule.beta_tildes[t]
+        density, ratio = curves[t]
+
+        def bell(var: Tensor) -> Tensor:
+            return Gaussian(torch.zeros_like(u), var).log_prob(u).exp()
+
+        where = Panel(
+            "The variance of a step back, in units of β_t",
+            "A curve over x_t, the true variance, between two level lines, β tilde below and β at 1; a shaded density of x_t "
+            "with two humps. Over the valley of the density the curve rises above β, most at small t; at the outside it "
+            "comes near β tilde. For large t the three lie close together.",
+            (-2.4, 2.4),
+            (0, 2.4),
+            [
+                Band(x, 0, density, "grey", "density of x_t"),
+                Line([-2.4, 2.4], [1, 1], "vermillion", "β_t", dash=True),
+                Line([-2.4, 2.4], [beta_tilde_t / beta_t] * 2, "green", "β̃_t", dash=True),
+                Line(x, ratio, "blue", "truth"),
+                Points(x_t, truth / beta_t, "blue"),
+            ],
+            "x_t",
+            "Var / β_t",
+        )
+        step = Panel(
+            "One step back from this x_t",
+            "The true density of the earlier state, shaded, and two bells with its mean: the one with variance β and the "
+            "narrower one with β tilde. Far out the truth is a bell between the two; in the valley at small t it has two "
+            "peaks, and both bells are too narrow.",
+            (-2.4, 2.4),
+            (0, 2),
+            [
+                Band(u, 0, oracle.q_s_log_prob(u, seen, t).exp(), "blue", "q(x_{t-1} | x_t)"),
+                Line(u, bell(beta_t), "vermillion", "variance β_t", shift=mean),
+                Line(u, bell(beta_tilde_t), "green", "variance β̃_t", shift=mean),
+            ],
+            "x_{t-1}",
+            "density",
+            width=330,
+        )
+        readout = [
+            ("t", str(t)),
+            ("x_t", f"{x_t:.2f}".replace("-", "−")),
+            ("β̃_t", sig(beta_tilde_t)),
+            ("truth", sig(truth)),
+            ("its average over x_t", sig(averages[t])),
+            ("β_t", sig(beta_t)),
+        ]
+        return Frame([where, step], readout)
+
+    return Explorer(
+        "reverse-variance",
+        [
+            Slider("step t", steps, start=1),
+            Slider("x_t", np.linspace(-2, 2, 17).tolist(), start=7, format=lambda x_t: f"{x_t:.2f}".replace("-", "−")),
+        ],
+        draw,
+        title="The true variance of one step back, beside the two that DDPM chooses from",
+        caption="β_t bounds the average of the truth, for data of variance at most 1, but not the truth itself: in the valley "
+        "between the modes x_0 could be on either side, and the step back is more uncertain than any of the two choices.",
     )
