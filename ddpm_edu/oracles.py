@@ -216,6 +216,11 @@ class LinearGaussianChain:
         self.variances = _per_step(variances, "variances", diffusion.T, 0.0)
         if (self.variances[1:] <= 0).any():
             raise ValueError(f"variances must be > 0, got {float(self.variances[1:].min())}")
+        p = Gaussian(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
+        self._marginals = [p]
+        for t in range(diffusion.T, 0, -1):
+            p = push_forward(p, self.slopes[t], self.variances[t], self.offsets[t])
+            self._marginals.insert(0, p)
 
     def __call__(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         """The ε̂ that makes μ_θ = g_t x_t + h_t."""
@@ -236,11 +241,7 @@ class LinearGaussianChain:
 
     def marginal(self, t: int) -> Gaussian:
         """p_θ(x_t), by pushing N(0, 1) down from T: m -> g m + h, v -> g² v + r."""
-        as_steps(t, self.diffusion.T, low=0)
-        p = Gaussian(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
-        for k in range(self.diffusion.T, t, -1):
-            p = push_forward(p, self.slopes[k], self.variances[k], self.offsets[k])
-        return p
+        return self._marginals[int(as_steps(t, self.diffusion.T, low=0))]
 
     def forward(self, x_s: Tensor, t: int) -> Gaussian:
         """p_θ(x_t | x_{t-1}), the model's own noising step: Bayes' rule on its reverse step. `x_s` is x_{t-1}."""
@@ -276,8 +277,9 @@ class LinearGaussianChain:
         one, zero, terms = torch.ones_like(x_0), torch.zeros_like(x_0), []
         x_s = Gaussian(x_0, zero)
         for t in range(1, self.diffusion.T + 1):
-            slope = self.diffusion.q_step(one, t).mean - (self.forward(one, t).mean - self.forward(zero, t).mean)
-            p = self.forward(x_s.mean, t)
+            own = self.forward(torch.stack([zero, one, x_s.mean]), t)
+            slope = self.diffusion.q_step(one, t).mean - (own.mean[1] - own.mean[0])
+            p = Gaussian(own.mean[2], own.var)
             at_mean = self.diffusion.q_step(x_s.mean, t).kl(p)
             terms.append(per_sample(at_mean + slope**2 * x_s.var / (2 * p.var)))
             x_s = self.diffusion.q_marginal(x_0, t)
