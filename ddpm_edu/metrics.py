@@ -170,61 +170,65 @@ def train_judge(x: Tensor, labels: Tensor, epochs: int = 40, seed: int = 0) -> J
 
 
 def quality(samples: Tensor, images: Tensor, labels: Tensor, split: dict[str, Tensor], sure: float = 0.9) -> dict[str, Any]:
-    """Figures for samples beside those of real images that nothing was trained on, as plain numbers for a card.
+    """Figures for samples beside the same figures for real images, as plain numbers for a card.
 
-    `split` as `data.digits_split()` gives it: the judge is trained on A, the sampled model on "train", H is held out.
-    Everything is in [-1, 1], shape (n, C, H, W). Shares of samples on which the judge is sure (its highest probability
-    is at least `sure`) and of the classes it sees; Fréchet distances of PCA features to one half of the real images
-    beside the other half's, averaged over 20 random halvings, and of the judge's features to B beside A's; distances to
-    the nearest training image beside those of H. Takes about ten seconds for the digits.
-
-    The halvings are random and not split by class, since samples draw their classes at random too.
+    Images are in [-1, 1], shape (n, C, H, W); `split` is that of `data.digits_split()`. The real images are cut into
+    random halves four times. Each time a judge learns from one half, and two questions are asked of the samples and of
+    the other half: on what share is the judge sure (its highest probability is at least `sure`), and how far is it to
+    this half in Fréchet distance, from the samples and from the judge's half? In the judge's features the last figure
+    would flatter the samples, since a judge spreads out what it learnt from: the distance is taken in 20 principal
+    components. Last, the distances to the nearest training image, beside those of the images held out (H).
+    Halves are not cut class by class: samples draw their classes at random too. Takes a minute for the digits.
     """
     number(sure, "sure", 0, 1)
-    A, B, H, train = (images[split[part]] for part in ("A", "B", "H", "train"))
-    samples = samples[: len(A)]
-    if len(samples) < len(A):
-        raise ValueError(f"samples has {len(samples)} images; a fair comparison with A needs {len(A)}")
-    judge = train_judge(A, labels[split["A"]])
-    confident = lambda x: float((judge.probabilities(x).amax(1) >= sure).double().mean())  # noqa: E731
+    half = len(images) // 2
+    if len(samples) < half:
+        raise ValueError(f"samples has {len(samples)} images; a fair comparison with half of the real ones needs {half}")
+    samples = samples[:half]
     classes = int(labels.max()) + 1
-    shares = lambda of: (torch.bincount(of, minlength=classes) / len(of)).tolist()  # noqa: E731
-    report: dict[str, Any] = {
-        "samples": len(samples),
-        "judge": {
-            "trained_on": f"{len(A)} real images (A)",
-            "accuracy_held_out": float((judge.probabilities(H).argmax(1) == labels[split["H"]]).double().mean()),
-        },
-        "sure": {
-            "threshold": sure,
-            "samples": (of_samples := confident(samples)),
-            "real": (of_real := confident(H)),
-            "ratio": of_samples / of_real,
-        },
-        "class_shares": {"samples": shares(judge.probabilities(samples).argmax(1)), "real": shares(labels)},
-    }
-    pca = principal_components(images, min(20, A[0].numel()))
+    pca = principal_components(images, min(20, images[0].numel()))
     generator = torch.Generator().manual_seed(0)
-    halvings = [torch.randperm(len(images), generator=generator)[: 2 * len(A)].split(len(A)) for _ in range(20)]
-    pairs = {
-        "pca20": [(pca(samples), pca(images[a]), pca(images[b])) for a, b in halvings],
-        "judge": [(judge.features(samples), judge.features(A), judge.features(B))],
-    }
-    for name, triples in pairs.items():
-        to_samples = [frechet_distance(s, b) for s, _, b in triples]
-        to_real = [frechet_distance(a, b) for _, a, b in triples]
-        report[f"frechet_{name}"] = {
-            "halvings": len(triples),
-            "samples_to_half": sum(to_samples) / len(triples),
-            "half_to_half": sum(to_real) / len(triples),
-            "ratio": sum(to_samples) / sum(to_real),
-        }
-    near_samples, near_real = nearest_distances(samples, train), nearest_distances(H, train)
+    rounds = []
+    for _ in range(4):
+        a, b = torch.randperm(len(images), generator=generator)[: 2 * half].split(half)
+        judge = train_judge(images[a], labels[a])
+        of_samples, of_real = judge.probabilities(samples), judge.probabilities(images[b])
+        rounds.append(
+            {
+                "accuracy": _share(of_real.argmax(1) == labels[b]),
+                "sure": (_share(of_samples.amax(1) >= sure), _share(of_real.amax(1) >= sure)),
+                "frechet": tuple(frechet_distance(pca(x), pca(images[b])) for x in (samples, images[a])),
+                "classes": torch.bincount(of_samples.argmax(1), minlength=classes) / half,
+            }
+        )
+    near_samples, near_real = (nearest_distances(x, images[split["train"]]) for x in (samples, images[split["H"]]))
     levels = {"min": 0.0, "q01": 0.01, "q05": 0.05, "q50": 0.5}
-    report["nearest_training_image"] = {
-        "samples": {name: float(near_samples.quantile(q)) for name, q in levels.items()},
-        "real": {name: float(near_real.quantile(q)) for name, q in levels.items()},
-        "samples_nearer_than_any_real": float((near_samples < near_real.min()).double().mean()),
-        "samples_nearer_than_q01_real": float((near_samples < near_real.quantile(0.01)).double().mean()),
+    return {
+        "samples": half,
+        "judges": {
+            "trained_on": f"{half} real images, in {len(rounds)} random halvings",
+            "accuracy": [r["accuracy"] for r in rounds],
+        },
+        "sure": {"threshold": sure, **_beside([r["sure"] for r in rounds])},
+        "class_shares": {
+            "samples": torch.stack([r["classes"] for r in rounds]).mean(0).tolist(),
+            "real": (torch.bincount(labels, minlength=classes) / len(labels)).tolist(),
+        },
+        "frechet_to_other_half": {"features": "20 principal components", **_beside([r["frechet"] for r in rounds])},
+        "nearest_training_image": {
+            "samples": {name: float(near_samples.quantile(q)) for name, q in levels.items()},
+            "real": {name: float(near_real.quantile(q)) for name, q in levels.items()},
+            "samples_nearer_than_any_real": _share(near_samples < near_real.min()),
+            "samples_nearer_than_q01_real": _share(near_samples < near_real.quantile(0.01)),
+        },
     }
-    return report
+
+
+def _share(which: Tensor) -> float:
+    return float(which.double().mean())
+
+
+def _beside(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """Means over the rounds for samples and real images, their ratio, and the ratio of each round."""
+    of_samples, of_real = (sum(pair[k] for pair in pairs) / len(pairs) for k in (0, 1))
+    return {"samples": of_samples, "real": of_real, "ratio": of_samples / of_real, "ratios": [x / y for x, y in pairs]}

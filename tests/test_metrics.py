@@ -155,8 +155,9 @@ def test_quality_tells_good_from_bad_and_copies_from_originals(real, monkeypatch
     monkeypatch.setattr("ddpm_edu.metrics.train_judge", lambda a, b: train_judge(a, b, epochs=5))
     n = len(split["A"])
 
-    good = quality(x[split["B"]][:n], x, labels, split)  # real images that the judge has not seen
-    assert good["sure"]["ratio"] > 0.9 and good["frechet_pca20"]["ratio"] < 1.1 and good["frechet_judge"]["ratio"] < 0.1
+    good = quality(x[split["B"]][:n], x, labels, split)  # real images
+    assert 0.97 < good["sure"]["ratio"] < 1.1 and good["frechet_to_other_half"]["ratio"] < 1.1
+    assert good["sure"]["ratio"] == pytest.approx(good["sure"]["samples"] / good["sure"]["real"])
     assert sum(good["class_shares"]["samples"]) == pytest.approx(1)
 
     copies = quality(x[split["train"]][:n], x, labels, split)["nearest_training_image"]
@@ -164,7 +165,7 @@ def test_quality_tells_good_from_bad_and_copies_from_originals(real, monkeypatch
 
     noise = 2 * torch.rand(n, 1, 8, 8, generator=GEN) - 1
     bad = quality(noise, x, labels, split)
-    assert bad["sure"]["ratio"] < 0.8 and bad["frechet_pca20"]["ratio"] > 20
+    assert bad["sure"]["ratio"] < 0.8 and bad["frechet_to_other_half"]["ratio"] > 20
     assert bad["nearest_training_image"]["samples"]["min"] > good["nearest_training_image"]["real"]["q50"]
 
     with pytest.raises(ValueError, match=f"needs {n}"):
