@@ -23,6 +23,7 @@ from ddpm_edu.explorers import (
     Points,
     Slider,
     Text,
+    coordinates_explorer,
     diffusion_elbo_explorer,
     elbo_explorer,
     forward_process_explorer,
