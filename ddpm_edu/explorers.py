@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from .diffusion import GaussianDiffusion
-from .gaussian import Gaussian, product
+from .gaussian import Gaussian, discretised_log_prob, product
 from .latent import LinearGaussianModel, effective_share
 from .oracles import GaussianMixture, LinearGaussianChain, Oracle
 from .plots import COLOURS
@@ -647,14 +647,14 @@ def reverse_process_explorer() -> Explorer:
     def draw(t: int) -> Frame:
         states = square(
             "Where the points are: x_t",
-            "A cloud of dots in two colours. At t = 100 it is round and the colours are mixed. As t falls the colours part, and "
-            "at t = 0 the dots lie on the two arms of a spiral.",
+            "A cloud of dots in two colours. At t = 100 it is round and the colours are mixed. As t falls the colours part, "
+            "and at t = 0 the dots lie on the two arms of a spiral.",
             path[t].x_t,
         )
         guesses = square(
             "Where they would end: the guess x̂_0",
-            "The same dots, each where the best guess of its end lies. At t = 100 all are close to the centre; they spread into "
-            "two curved bands, and reach the arms of the spiral well before the dots of the other panel do.",
+            "The same dots, each where the best guess of its end lies. At t = 100 all are close to the centre; they spread "
+            "into two curved bands, and reach the arms of the spiral well before the dots of the other panel do.",
             path[t].x_0_hat,
         )
         alpha_bar_t = diffusion.schedule.alpha_bars[t]
@@ -670,8 +670,8 @@ def reverse_process_explorer() -> Explorer:
         [Slider("step t", [100, 90, 80, 70, 60, 50, 45, 40, 35, 30, 26, 22, 18, 15, 12, 9, 6, 4, 2, 0])],
         draw,
         title="The reverse process: noise becomes a galaxy",
-        caption="Far out in t the guess is the centre of all data, for nothing else is known; on the way down it becomes a place "
-        "on an arm. The points follow their guesses, and the guesses change as the points move.",
+        caption="Far out in t the guess is the centre of all data, for nothing else is known; on the way down it becomes a "
+        "place on an arm. The points follow their guesses, and the guesses change as the points move.",
     )
 
 
@@ -1149,8 +1149,8 @@ def coordinates_explorer() -> Explorer:
         wrong_v = diffusion.x0_from_v(seen, v + slip, t), diffusion.eps_from_v(seen, v + slip, t)
         plane = Panel(
             "All pairs (x_0, ε) that make this x_t",
-            "A straight line in the plane of x_0 and epsilon, as far from the origin as x_t is from 0. It is nearly upright for "
-            "small t and nearly level for large t. Four dots lie on it: the perfect prediction, and three that are 0.3 off in "
+            "A straight line in the plane of x_0 and epsilon, as far from the origin as x_t is from 0. It is nearly upright "
+            "for small t and nearly level for large t. Four dots lie on it: the perfect prediction, and three that are 0.3 off in "
             "epsilon, x_0 or v. The one in v always stays 0.3 away; the one in x_0 leaves the picture for small t, the one in "
             "epsilon for large t.",
             (-3, 3),
@@ -1294,4 +1294,64 @@ def reverse_variance_explorer() -> Explorer:
         title="The true variance of one step back, beside the two that DDPM chooses from",
         caption="β_t bounds the average of the truth, for data of variance at most 1, but not the truth itself: in the valley "
         "between the modes x_0 could be on either side, and the step back is more uncertain than any of the two choices.",
+    )
+
+
+# Chapter 09: bits -------------------------------------------------------------------------------------------------
+
+
+def decoder_explorer() -> Explorer:
+    """Move and widen the decoder's Gaussian over nine grey levels: the mass of each bin, and what density × width says."""
+    levels = 9
+    width = 2 / (levels - 1)
+    x = torch.linspace(-1, 1, levels, dtype=torch.float64)
+    wide = torch.linspace(-6, 6, 241, dtype=torch.float64)
+
+    def draw(mean: float, ratio: float) -> Frame:
+        sigma = width / ratio
+        g = Gaussian(torch.tensor(mean, dtype=torch.float64), torch.tensor(sigma**2, dtype=torch.float64))
+        mass = discretised_log_prob(x, g, levels).exp()
+        by_density = g.log_prob(x).exp() * width
+        nearest = int((x - mean).abs().argmin())
+        u = mean + sigma * wide
+        inside = (u >= -1.5) & (u <= 1.5)
+        curve = g.log_prob(u).exp() * width
+        bars = Panel(
+            "The probability of each grey level",
+            "Nine bars over the grey levels from -1 to 1, and the decoder's bell times the bin width. With a wide bell the dots on "
+            "it stand at the top of the bars, except at the two ends, where the bar also holds the tail. With a narrow bell one "
+            "bar is near 1 while its dot rises far above 1 and leaves the picture.",
+            (-1.5, 1.5),
+            (0, 1.2),
+            [
+                Bars(x, mass, "blue", "mass of the bin", width=0.9 * width),
+                Line(u[inside], curve[inside].clamp(max=1.3), "vermillion", "density × width"),
+                Points(x, by_density.clamp(max=1.3), "vermillion", radius=3),
+                Line([-1.5, 1.5], [1, 1], "grey", "1", dash=True, width=1),
+            ],
+            "grey level",
+            "probability",
+            xticks=[-1, -0.5, 0, 0.5, 1],
+            width=520,
+        )
+        bits = discretised_log_prob(x, g, levels) / -math.log(2)
+        readout = [
+            ("σ", sig(sigma)),
+            ("sum of the masses", f"{float(mass.sum()):.3f}"),
+            ("sum of density × width", sig(by_density.sum())),
+            (f"bits for the level {float(x[nearest]):.2f}".replace("-", "−"), sig(bits[nearest].clamp(min=0), 2)),
+            ("by density × width", sig(-by_density[nearest].log2(), 2)),
+        ]
+        return Frame([bars], readout)
+
+    return Explorer(
+        "decoder",
+        [
+            Slider("mean μ", np.linspace(-1.2, 1.2, 17).tolist(), start=10, format=lambda m: f"{m:.2f}".replace("-", "−")),
+            Slider("bin width / σ", [0.25, 0.35, 0.5, 0.7, 0.78, 1.0, 1.4, 2.0, 4.0, 8.0, 19.0], start=4, format=lambda r: f"{r:g}"),
+        ],
+        draw,
+        title="The discretised decoder on nine grey levels",
+        caption="Whatever you do, the blue bars sum to 1. The density times the width does not: it misses the tails when "
+        "the mean is near an end, and it is no probability at all when the bins are wider than the bell.",
     )
