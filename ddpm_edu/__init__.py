@@ -2,9 +2,25 @@
 
 from .diffusion import GaussianDiffusion
 from .gaussian import Gaussian
+from .mlp import MLP
 from .oracles import GaussianMixture, Oracle
 from .samplers import Step, ancestral
 from .schedules import NoiseSchedule
+from .training import TrainConfig, TrainState, train
+from .unet import UNet
 
 __version__ = "0.1.0"
-__all__ = ["Gaussian", "GaussianDiffusion", "GaussianMixture", "NoiseSchedule", "Oracle", "Step", "ancestral"]
+__all__ = [
+    "MLP",
+    "Gaussian",
+    "GaussianDiffusion",
+    "GaussianMixture",
+    "NoiseSchedule",
+    "Oracle",
+    "Step",
+    "TrainConfig",
+    "TrainState",
+    "UNet",
+    "ancestral",
+    "train",
+]

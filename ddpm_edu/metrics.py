@@ -188,7 +188,7 @@ def quality(samples: Tensor, images: Tensor, labels: Tensor, split: dict[str, Te
     classes = int(labels.max()) + 1
     pca = principal_components(images, min(20, images[0].numel()))
     generator = torch.Generator().manual_seed(0)
-    rounds = []
+    rounds: list[dict[str, Any]] = []
     for _ in range(4):
         a, b = torch.randperm(len(images), generator=generator)[: 2 * half].split(half)
         judge = train_judge(images[a], labels[a])

@@ -73,7 +73,7 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-HEAVY = ("sklearn", "torchvision", "matplotlib", "scipy", "ipywidgets", "IPython", "sympy", "tqdm", "safetensors")
+HEAVY = ("sklearn", "torchvision", "matplotlib", "scipy", "ipywidgets", "IPython", "sympy", "tqdm")
 
 
 def test_import_takes_nothing_heavy_along():
