@@ -1151,8 +1151,8 @@ def coordinates_explorer() -> Explorer:
             "All pairs (x_0, ε) that make this x_t",
             "A straight line in the plane of x_0 and epsilon, as far from the origin as x_t is from 0. It is nearly upright "
             "for small t and nearly level for large t. Four dots lie on it: the perfect prediction, and three that are 0.3 off "
-            "in epsilon, x_0 or v. The one in v always stays 0.3 away; the one in x_0 leaves the picture for small t, the one in "
-            "epsilon for large t.",
+            "in epsilon, x_0 or v. The one in v always stays 0.3 away; the one in x_0 leaves the picture for small t, the one "
+            "in epsilon for large t.",
             (-3, 3),
             (-3, 3),
             [
