@@ -132,6 +132,32 @@ class GaussianDiffusion:
         sigma2 = self.sigma2_beta_tilde(x_t, t, s)
         return torch.where(sigma2 > 0, sigma2, floor)
 
+    def sigma2_interpolated(self, v, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
+        """σ² = exp(v log β + (1 - v) log β̃): β̃ at v = 0, β at v = 1, geometric in between [Nichol 2021, Eq. 15].
+
+        `v` is a number or a tensor that broadcasts with x_t, a network's output for example; it may leave [0, 1]. β̃ is
+        the clipped one: log 0 never appears. Fix v to get a reverse variance: lambda x_t, t, s: ...(v, x_t, t, s).
+        """
+        v = real(torch.as_tensor(v, dtype=x_t.dtype, device=x_t.device), "v")
+        common_shape(v=v, x_t=x_t)
+        upper, lower = self.sigma2_beta(x_t, t, s).log(), self.sigma2_beta_tilde_clipped(x_t, t, s).log()
+        return torch.exp(v * upper + (1 - v) * lower)
+
+    def sigma2_from_eps_error(self, eps_error, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
+        """σ² = β̃ + β² / (α (1-ᾱ_t)) · eps_error, with α = ᾱ_t/ᾱ_s and β = 1 - α [Bao 2022, Thm. 1].
+
+        `eps_error` >= 0 is a mean square error of the noise per coordinate, a number or a tensor that broadcasts with x_t.
+        With E (ε - ε_θ)² at t it is the best variance for this ε_θ that depends on t alone; with Var(ε | x_t), the true
+        variance of x_s given x_t. 0 gives β̃, 1 gives β/α. `likelihood.eps_errors` measures it.
+        """
+        eps_error = real(torch.as_tensor(eps_error, dtype=torch.float64, device="cpu"), "eps_error")
+        if (eps_error < 0).any():
+            raise ValueError(f"eps_error must be >= 0, a mean square; got {float(eps_error.min())}")
+        common_shape(eps_error=eps_error, x_t=x_t)
+        alpha_bar_t, alpha_bar_s, alpha, beta = self._pair(t, s, x_t.shape)
+        beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta
+        return _cast(beta_tilde + beta**2 / (alpha * (1 - alpha_bar_t)) * eps_error, x_t)
+
     def predict(self, eps_model: EpsModel, x_t: Tensor, t: int | Tensor) -> Tensor:
         """eps_hat = eps_model(x_t, t), with t as the (B,) tensor that networks expect, and its shape checked."""
         if real(x_t, "x_t").ndim < 1:

@@ -110,11 +110,13 @@ def variational_bound(
     batch_size: int = 256,
     steps: Sequence[int] | None = None,
     progress: bool = False,
+    clip: float | None = None,
 ) -> Bound:
     """Every term of the bound for x_0 (N, ...), one draw of x_t for each, in batches; see `Bound`.
 
-    `steps` names the t to evaluate (default: all of 1..T); the others' terms are NaN. The network runs on x_0's device
-    and dtype, the terms are formed in float64.
+    `steps` names the t to evaluate (default: all of 1..T); the others' terms are NaN. `clip` clamps x̂_0, as in
+    `p_mean_variance`: another model, whose bound is as valid. The network runs on x_0's device and dtype, the terms are
+    formed in float64.
     """
     if real(x_0, "x_0").ndim < 1 or not len(x_0):
         raise ValueError(f"x_0 has shape {tuple(x_0.shape)}; wanted (N, ...) with N >= 1 samples")
@@ -129,10 +131,40 @@ def variational_bound(
                 x = x_0[batch]
                 eps = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
                 x_t = diffusion.q_sample(x, t, eps)
-                p, x_0_hat = _reverse(diffusion, eps_model, x_t, t, sigma2)
+                p, x_0_hat = _reverse(diffusion, eps_model, x_t, t, sigma2, clip)
                 terms[batch, t - 1] = diffusion.bound_term(p, x.double(), x_t.double(), t, levels).cpu()
                 square_errors[batch, t] = per_sample((x - x_0_hat).double() ** 2).cpu()
     return Bound(terms, square_errors, math.prod(x_0.shape[1:]))
+
+
+def eps_errors(
+    diffusion: GaussianDiffusion,
+    eps_model: EpsModel,
+    x_0: Tensor,
+    generator: torch.Generator | None = None,
+    batch_size: int = 256,
+    steps: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """E (ε - ε_θ)² and 1 - E ε_θ² at every t, per coordinate, over x_0 (N, ...) with one ε each; tables (T + 1,).
+
+    Both are E Var(ε | x_t) for an ideal network, and `sigma2_from_eps_error` turns them into a reverse variance. For any
+    other network the first gives the best one for its own mean; the second, which never looks at ε [Bao 2022, Thm. 1],
+    does not. Entries of steps that were not asked for, and entry 0, are NaN.
+    """
+    if real(x_0, "x_0").ndim < 1 or not len(x_0):
+        raise ValueError(f"x_0 has shape {tuple(x_0.shape)}; wanted (N, ...) with N >= 1 samples")
+    T, size = diffusion.T, count(batch_size, "batch_size")
+    visited = range(1, T + 1) if steps is None else [int(as_steps(t, T, name="steps")) for t in steps]
+    squares, powers = (torch.full((T + 1,), math.nan, dtype=torch.float64) for _ in range(2))
+    with torch.no_grad():
+        for t in visited:
+            square = power = 0.0
+            for x in x_0.split(size):
+                eps = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+                eps_hat = diffusion.predict(eps_model, diffusion.q_sample(x, t, eps), t).double()
+                square, power = square + float((eps - eps_hat).square().sum()), power + float(eps_hat.square().sum())
+            squares[t], powers[t] = square / x_0.numel(), power / x_0.numel()
+    return squares, 1 - powers
 
 
 # The same bound along whole paths, before any expectation is taken ------------------------------------------------
@@ -191,15 +223,15 @@ def _log_p(diffusion, eps_model, path, sigma2) -> tuple[Tensor, Tensor]:
 def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
     """nats per sample -> bits per coordinate: nats / (dims · log 2).
 
-    For data of 256 grey levels and the discretised decoder, so that no correction for the scaling is needed.
+    With the discretised decoder the nats are those of a probability, so that no correction for the scaling is needed.
     """
     return nats / (count(dims, "dims") * math.log(2))
 
 
-def _reverse(diffusion, eps_model, x_t, t, sigma2) -> tuple[Gaussian, Tensor]:
+def _reverse(diffusion, eps_model, x_t, t, sigma2, clip=None) -> tuple[Gaussian, Tensor]:
     """p_θ(x_{t-1} | x_t) in float64 from the network's output in its own dtype, and x̂_0."""
     eps_hat = diffusion.predict(eps_model, x_t, t).double()
-    return diffusion.p_mean_variance(lambda x, t: eps_hat, x_t.double(), t, sigma2=sigma2)
+    return diffusion.p_mean_variance(lambda x, t: eps_hat, x_t.double(), t, sigma2=sigma2, clip=clip)
 
 
 def _same_shape(x_0: Tensor, x_t: Tensor, name: str) -> None:

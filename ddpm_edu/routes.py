@@ -91,6 +91,23 @@ def push_density(density: Tensor, x: Tensor, kernel: Callable[[Tensor], Tensor],
     return integrate(kernel(y.unsqueeze(1)).exp() * density, x)
 
 
+def walk_density(moves: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]], reach: float = 6.0) -> tuple[Tensor, Tensor]:
+    """The density of a sampler's state, on a grid: x_T ~ N(0, 1), then `moves`, each x -> N(mean(x), var(x)), var > 0.
+
+    A move takes points x and returns mean and variance there. Returns the last grid, on [-reach, reach], and the density
+    on it. A grid's spacing is at most two thirds of the smallest deviation of the noise that made it: the trapezoidal rule is
+    then exact to 1e-8, as long as the noise of a move is no less than two thirds of that of the move before it.
+    """
+    x = grid(-reach, reach, 801)
+    density = torch.exp(-0.5 * x**2) / (2 * torch.pi) ** 0.5
+    for move in moves:
+        mean, var = move(x)
+        y = grid(-reach, reach, max(801, int(3 * reach / float(var.min().sqrt()))))
+        kernel = torch.exp((y.unsqueeze(1) - mean) ** 2 / (-2 * var)) / (2 * torch.pi * var) ** 0.5
+        x, density = y, integrate(kernel * density, x)
+    return x, density
+
+
 def quadratic_moments(f: Callable[[Tensor], Tensor], mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (K,) and covariance (K, K) of f(z) for z ~ N(mean, cov), exactly, when each of f's K values is quadratic in z.
 
