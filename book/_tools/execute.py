@@ -51,7 +51,7 @@ def text(nb: nbformat.NotebookNode) -> str:
     return nbformat.writes(nb, indent=1, sort_keys=True, ensure_ascii=False).rstrip("\n") + "\n"
 
 
-def run(path: Path, timeout: int = 120) -> None:
+def run(path: Path, timeout: int = 300) -> None:
     """Run one notebook in its own folder and write the outputs back. Raises CellExecutionError, writing nothing."""
     nb = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.resolve().parent)}}
@@ -103,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all chapters in notebooks/")
     parser.add_argument("--check", action="store_true", help="run nothing; fail where a file is not in the normal form")
-    parser.add_argument("--timeout", type=int, default=120, help="seconds a cell may take (default 120)")
+    parser.add_argument("--timeout", type=int, default=300, help="seconds a cell may take (default 300)")
     options = parser.parse_args(arguments)
     os.environ.setdefault("PYTHONHASHSEED", "0")  # the order of a printed set is the same in every run
     paths = options.notebooks or sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
