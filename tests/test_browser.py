@@ -19,9 +19,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PAGES = sorted(
-    path.relative_to(HTML).as_posix() for folder in ("book", "notebooks") for path in HTML.glob(f"{folder}/*.html")
-) or ["nothing"]
+CHAPTERS = sorted(f"notebooks/{path.name}" for path in HTML.glob("notebooks/*.html"))
+PAGES = CHAPTERS + sorted(f"book/{path.name}" for path in HTML.glob("book/*.html")) or ["nothing"]
 # Every page is opened twice: on a desk by day, and on a phone by night.
 LOOKS = {"desk": {"width": 1200, "dark": False}, "phone": {"width": 390, "dark": True}}
 PATIENCE = 120_000  # ms; a busy machine is no reason to fail
@@ -75,7 +74,11 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="module", params=[(path, look) for path in PAGES for look in LOOKS], ids="-".join)
+def looks(paths: list[str]) -> list[tuple[str, str]]:
+    return [(path, look) for path in paths for look in LOOKS]
+
+
+@pytest.fixture(scope="module", params=looks(PAGES), ids="-".join)
 def opened(request, browser, site):
     """(page, path, look, what went wrong on it so far); opened once for all the tests below."""
     path, look = request.param
@@ -106,11 +109,7 @@ def opened(request, browser, site):
     context.close()
 
 
-@pytest.fixture
-def chapter(opened):
-    if not opened[1].startswith("notebooks/"):
-        pytest.skip("not a chapter")
-    return opened[0]
+of_chapters = pytest.mark.parametrize("opened", looks(CHAPTERS), ids="-".join, indirect=True)
 
 
 def test_page_is_whole(opened):
@@ -167,13 +166,17 @@ def test_text_is_readable(opened):
     assert not faint
 
 
-def test_a_chapter_has_numbered_equations_and_links_to_them(chapter):
+@of_chapters
+def test_a_chapter_has_numbered_equations_and_links_to_them(opened):
+    chapter, *_ = opened
     assert chapter.locator("article div.math[id^=eq-] mjx-container").count() > 0
     assert chapter.locator("article a.reference.internal[href*='#eq-']").count() > 0
 
 
-def test_explorers_move(chapter):
+@of_chapters
+def test_explorers_move(opened):
     """Every control changes the picture and the read-out, with the keyboard, as a reader without a mouse would."""
+    chapter, *_ = opened
     explorers = chapter.locator(".ddpm-explorer")
     assert explorers.count() > 0
     for k in range(explorers.count()):
@@ -201,7 +204,9 @@ def _seen(explorer, slider) -> tuple[str, str, str]:
     return picture, explorer.locator("[aria-live]").first.inner_text(), slider.input_value()
 
 
-def test_solutions_are_folded_and_open(chapter):
+@of_chapters
+def test_solutions_are_folded_and_open(opened):
+    chapter, *_ = opened
     boxes = chapter.locator("article details:has(summary)")
     for k in range(boxes.count()):
         assert boxes.nth(k).get_attribute("open") is None
