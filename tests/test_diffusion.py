@@ -214,6 +214,39 @@ def test_beta_is_exact_for_unit_gaussian_data_and_beta_tilde_for_a_point(t, s):
         assert float(sigma2(x_t, t, s)) == pytest.approx(float(true_var), rel=1e-9)
 
 
+@pytest.mark.parametrize("t, s", [(5, 4), (5, 1), (2, 1)])
+def test_interpolated_variance_is_geometric_between_the_two(t, s):
+    x_t = f64(0.3, -0.8)
+    low, high = (f(x_t, t, s).expand(2) for f in (SHORT.sigma2_beta_tilde, SHORT.sigma2_beta))
+    for v in (0.0, 0.3, 1.0, 1.7, -0.5):
+        want = [float(a) ** (1 - v) * float(b) ** v for a, b in zip(low, high)]
+        assert SHORT.sigma2_interpolated(v, x_t, t, s).expand(2).tolist() == pytest.approx(want, rel=1e-12)
+    mixed = SHORT.sigma2_interpolated(f64(0.0, 1.0), x_t, t, s)
+    assert mixed.tolist() == pytest.approx([float(low[0]), float(high[1])], rel=1e-12)
+
+
+def test_interpolated_variance_is_finite_at_the_last_step():
+    x_1 = f64(0.0)
+    ends = [float(LONG.sigma2_interpolated(v, x_1, 1)) for v in (0.0, 1.0)]
+    assert ends == pytest.approx([float(LONG.schedule.beta_tildes[2]), 1e-4], rel=1e-9)
+
+
+@pytest.mark.parametrize("t, s", [(5, 4), (5, 2), (3, 0), (1, 0)])
+def test_variance_from_the_noise_error_by_linear_algebra(t, s):
+    # x_0 ~ N(0, 0.3): Var(ε | x_t) and Var(x_s | x_t) from the covariance of the path.
+    mean, cov = chain_joint(BETAS, mean=0.0, var=0.3)
+    noise, signal = math.sqrt(1 - float(SHORT.schedule.alpha_bars[t])), math.sqrt(float(SHORT.schedule.alpha_bars[t]))
+    unit = torch.eye(6, dtype=torch.float64)
+    for row, kind in ((unit[s], "x_s"), ((unit[t] - signal * unit[0]) / noise, "eps")):
+        L = torch.stack([row, unit[t]])
+        _, V = condition_joint(L @ mean, L @ cov @ L.T, f64(0.4), keep=1)
+        if kind == "x_s":
+            want = float(V[0, 0])
+        else:
+            got = SHORT.sigma2_from_eps_error(V[0, 0], f64(0.4), t, s)
+    assert float(got) == pytest.approx(want, rel=1e-10)
+
+
 # Losses
 
 
@@ -345,6 +378,10 @@ def test_vlb_term_against_torch_distributions():
         (lambda: LONG.loss_weights(f64(1.0), 1, LONG.sigma2_beta_tilde), ValueError, "sigma2 must be > 0"),
         (lambda: LONG.loss_weights(f64(1.0), 0), ValueError, r"t = 0 is outside 1\.\.1000"),
         (lambda: LONG.loss_weights(torch.tensor([1]), 5), TypeError, "x_t has dtype"),
+        (lambda: LONG.sigma2_from_eps_error(-0.1, f64(1.0), 5), ValueError, "eps_error must be >= 0"),
+        (lambda: LONG.sigma2_from_eps_error(float("nan"), f64(1.0), 5), ValueError, "eps_error holds 1 value"),
+        (lambda: LONG.sigma2_interpolated(float("inf"), f64(1.0), 5), ValueError, "v holds 1 value"),
+        (lambda: LONG.sigma2_interpolated(torch.zeros(3), f64(1.0, 2.0), 5), ValueError, "do not broadcast"),
         (lambda: LONG.x0_from_eps(f64(1.0), f64(1.0), 0), ValueError, "t = 0"),
         (lambda: LONG.score_from_eps(torch.tensor([1]), 5), TypeError, "eps has dtype"),
         (lambda: GaussianDiffusion([0.1]), TypeError, "schedule must be a NoiseSchedule"),

@@ -13,6 +13,7 @@ from ddpm_edu.likelihood import (
     L_t,
     bits_per_dim,
     consistency_terms,
+    eps_errors,
     path_log_ratio,
     posterior_terms,
     variational_bound,
@@ -225,6 +226,25 @@ def joint_log_ratio(path):
         mean, cov = chain_joint(BETAS, mean=float(path[0, b]), var=0.0)
         total[b] -= MVN(mean[1:], cov[1:, 1:]).log_prob(path[1:, b])
     return total
+
+
+def test_eps_errors_of_a_linear_network_for_gaussian_data():
+    # ε_θ = k x_t, x_0 ~ N(0, s²): E (ε - k x_t)² = 1 - 2k√(1-ᾱ) + k² Var(x_t), and E ε_θ² = k² Var(x_t).
+    gen = torch.Generator().manual_seed(0)
+    s2, k, n = 0.5, 0.6, 40000
+    x_0 = math.sqrt(s2) * torch.randn(n, 2, generator=gen, dtype=torch.float64)
+    squares, analytic = eps_errors(SHORT, lambda x, t: k * x, x_0, gen, batch_size=15000, steps=[1, 3])
+    for t in (1, 3):
+        a = float(SHORT.schedule.alpha_bars[t])
+        var = a * s2 + 1 - a
+        # A mean of 2n squares of numbers below unit variance: standard error at most √(2 / 2n) = 0.005.
+        assert float(squares[t]) == pytest.approx(1 - 2 * k * math.sqrt(1 - a) + k * k * var, abs=0.025)
+        assert float(analytic[t]) == pytest.approx(1 - k * k * var, abs=0.025)
+    assert squares.shape == analytic.shape == (5,) and torch.isnan(squares[[0, 2, 4]]).all()
+    with pytest.raises(ValueError, match="N >= 1"):
+        eps_errors(SHORT, net, torch.zeros(0, 2))
+    with pytest.raises(ValueError, match="steps = 5"):
+        eps_errors(SHORT, net, torch.zeros(1, 2), steps=[5])
 
 
 def test_the_three_forms_are_the_joint_ratio_on_every_path():

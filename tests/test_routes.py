@@ -15,6 +15,7 @@ from ddpm_edu.routes import (
     quadratic_moments,
     reverse_joint,
     walk_chain,
+    walk_density,
 )
 
 
@@ -52,6 +53,21 @@ def test_walk_chain_uses_fresh_noise():
 def test_grid_refuses(arguments):
     with pytest.raises(ValueError, match="low < high"):
         grid(*arguments)
+
+
+def test_walk_density_of_linear_moves_is_a_gaussian():
+    moves = [lambda x: (0.9 * x + 0.1, torch.full_like(x, 0.04)), lambda x: (0.5 * x, torch.full_like(x, 0.0025))]
+    x, density = walk_density(moves)
+    mean, var = 0.5 * 0.1, 0.25 * (0.81 + 0.04) + 0.0025
+    want = torch.exp(-0.5 * (x - mean) ** 2 / var) / math.sqrt(2 * math.pi * var)
+    assert float((density - want).abs().max()) < 1e-8
+
+
+def test_walk_density_takes_a_variance_that_depends_on_x():
+    # x -> N(0, 1 + x²): the mean stays 0, the variance is 1 + E x², the fourth moment 3 E (1 + x²)².
+    x, density = walk_density([lambda x: (0 * x, 1 + x**2)], reach=60.0)
+    assert float(integrate(density * x**2, x)) == pytest.approx(2, abs=1e-6)
+    assert float(integrate(density * x**4, x)) == pytest.approx(3 * (1 + 2 + 3), abs=1e-2)
 
 
 def test_push_density_is_a_convolution():

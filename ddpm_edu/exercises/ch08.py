@@ -30,8 +30,8 @@ grade_8_1 = Exercise(
 
 
 def _var_for(s2, alpha_bar_s, alpha_bar_t):
-    noise, beta = 1 - alpha_bar_t, 1 - alpha_bar_t / alpha_bar_s
-    return _total(alpha_bar_s, alpha_bar_t, s2 * noise / (alpha_bar_t * s2 + noise)) if beta else 0.0
+    noise = 1 - alpha_bar_t
+    return _total(alpha_bar_s, alpha_bar_t, s2 * noise / (alpha_bar_t * s2 + noise))
 
 
 def _total(alpha_bar_s, alpha_bar_t, var_0, power=2):
@@ -46,12 +46,9 @@ grade_8_2 = Exercise(
     answer=_var_for,
     slips={
         "that is β̃: you know x_t, but not x_0": lambda v, s, t: _total(s, t, 0.0),
-        "that is β, right for data variance 1 only": lambda v, s, t: 1 - t / s,
+        "that is β: Var(x_0 | x_t) is 1 - ᾱ_t for data variance 1 only": lambda v, s, t: 1 - t / s,
         "x_t says something about x_0: Var(x_0 | x_t) is smaller than Var(x_0)": lambda v, s, t: _total(s, t, v),
-        "Var(x_0 | x_t) is 1 - ᾱ_t only for data variance 1": lambda v, s, t: _total(s, t, 1 - t),
-        "the slope of the mean in x_0 enters squared": (
-            lambda v, s, t: _total(s, t, v * (1 - t) / (t * v + 1 - t), power=1)
-        ),
+        "the slope of the mean in x_0 enters squared": (lambda v, s, t: _total(s, t, v * (1 - t) / (t * v + 1 - t), power=1)),
         "that is a standard deviation": lambda v, s, t: math.sqrt(_var_for(v, s, t)),
     },
     praise="β times the variance of x_s over that of x_t",
