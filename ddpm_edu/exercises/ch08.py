@@ -84,15 +84,19 @@ grade_8_3 = Exercise(
 # 8.4: the best variance for a network, from its errors.
 
 
-def _best(eps, eps_hat, alpha_bar_s, alpha_bar_t, error=lambda e, h: _mean((a - b) ** 2 for a, b in zip(e, h)), no_root=True):
-    noise, alpha = 1 - alpha_bar_t, alpha_bar_t / alpha_bar_s
-    weight = (1 - alpha) ** 2 / (alpha * noise) if no_root else (1 - alpha) / math.sqrt(alpha * noise)
-    return (1 - alpha_bar_s) / noise * (1 - alpha) + weight * error(eps, eps_hat)
-
-
 def _mean(values):
     values = list(values)
     return sum(values) / len(values)
+
+
+def _mean_square(eps, eps_hat):
+    return _mean((a - b) ** 2 for a, b in zip(eps, eps_hat))
+
+
+def _best(eps, eps_hat, alpha_bar_s, alpha_bar_t, error=_mean_square, no_root=True):
+    noise, alpha = 1 - alpha_bar_t, alpha_bar_t / alpha_bar_s
+    weight = (1 - alpha) ** 2 / (alpha * noise) if no_root else (1 - alpha) / math.sqrt(alpha * noise)
+    return (1 - alpha_bar_s) / noise * (1 - alpha) + weight * error(eps, eps_hat)
 
 
 def _spread(eps, eps_hat):
@@ -120,9 +124,7 @@ grade_8_4 = Exercise(
             lambda e, h, s, t: _best(e, h, s, t, lambda e, h: sum((a - b) ** 2 for a, b in zip(e, h)))
         ),
         "the coefficient of ε in the mean enters squared": lambda e, h, s, t: _best(e, h, s, t, no_root=False),
-        "that is the squared error itself: it is in units of ε, not of x_s": (
-            lambda e, h, s, t: _mean((a - b) ** 2 for a, b in zip(e, h))
-        ),
+        "that is the squared error itself: it is in units of ε, not of x_s": (lambda e, h, s, t: _mean_square(e, h)),
     },
     praise="β̃ plus the mean's own squared error",
 )
