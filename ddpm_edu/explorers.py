@@ -1244,8 +1244,8 @@ def reverse_variance_explorer() -> Explorer:
         where = Panel(
             "The variance of a step back, in units of β_t",
             "A curve over x_t, the true variance, between two level lines, β tilde below and β at 1; a shaded density of x_t "
-            "with two humps. Over the valley of the density the curve rises above β, most at small t; at the outside it "
-            "comes near β tilde. For large t the three lie close together.",
+            "with two humps that merge as t grows. Between the modes the curve rises above β, most at small t; at the outside "
+            "it comes near β tilde. For large t the three lie close together.",
             (-2.4, 2.4),
             (0, 2.4),
             [
@@ -1292,8 +1292,8 @@ def reverse_variance_explorer() -> Explorer:
         ],
         draw,
         title="The true variance of one step back, beside the two that DDPM chooses from",
-        caption="β_t bounds the average of the truth, for data of variance at most 1, but not the truth itself: in the valley "
-        "between the modes x_0 could be on either side, and the step back is more uncertain than any of the two choices.",
+        caption="β_t bounds the average of the truth, for data of variance at most 1, but not the truth itself: between "
+        "the modes x_0 could be on either side, and the step back is more uncertain than either choice says.",
     )
 
 
