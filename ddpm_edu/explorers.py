@@ -629,8 +629,8 @@ def reverse_process_explorer() -> Explorer:
     """Slide t from T to 0: a cloud of noise becomes a galaxy of two arms, moved by the exact ε*, and the guess x̂_0 with it."""
     diffusion = GaussianDiffusion(NoiseSchedule.linear(T=100, beta_1=1e-3, beta_T=0.2))
     radius = torch.linspace(0.3, 1.8, 20, dtype=torch.float64)
-    arm = torch.stack([radius * (2.7 * radius).cos(), radius * (2.7 * radius).sin()], 1)
-    oracle = Oracle(GaussianMixture([1 / 40] * 40, torch.cat([arm, -arm]), [0.01] * 40), diffusion)
+    arm = torch.stack([radius * (2 * radius).cos(), radius * (2 * radius).sin()], 1)
+    oracle = Oracle(GaussianMixture([1 / 40] * 40, torch.cat([arm, -arm]), [0.02] * 40), diffusion)
     generator = torch.Generator().manual_seed(1)
     x_T = torch.randn(130, 2, generator=generator, dtype=torch.float64)
     path = {step.t: step for step in ancestral(diffusion, oracle, x_T, generator=generator)}
