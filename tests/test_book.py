@@ -64,7 +64,7 @@ def test_the_install_cell_runs_and_installs_only_where_it_is_missing():
     )
     done = subprocess.run([sys.executable, "-c", code, chapters.bootstrap()], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().splitlines()[-1] == f'install -q "ddpm-edu @ git+{chapters.repository()}"'
+    assert done.stdout.strip().splitlines()[-1] == f"install -q git+{chapters.repository()}"
 
 
 def test_the_readme_example_runs_as_printed():

@@ -80,7 +80,7 @@ CALL = 'check("5.2", schedule.alpha_bars, logs.exp(), atol=1e-12, by="recursion"
         (swap("## Summary", "## Summary", "## The end"), "there is no section '## Summary'"),
         (swap("# 5. A", "# 5. A", "# 6. A"), r"must begin with the title '# 5\. …'"),
         (swap("# 5. A", "05_tiny.ipynb", "04_tiny.ipynb"), "Colab badge is missing or points elsewhere"),
-        (swap("import ddpm_edu\n", "ddpm-edu @", "ddpm_edu @"), "the first code cell must have the tag remove-cell"),
+        (swap("import ddpm_edu\n", "-q git", "git"), "the first code cell must have the tag remove-cell"),
         (swap("Exercise 5.3.", "Exercise 5.3.", "Exercise 5.4."), "exercises must be numbered 5.1, 5.2"),
         (swap("Exercise 5.3.", "**Exercise 5.3.**", "Exercise"), "there are 2 exercises"),
         (swap("Solution 5.2", "Solution 5.2", "Answer"), "exercise 5.2 has no '<details> … Solution 5.2"),

@@ -21,7 +21,7 @@ BOOTSTRAP = """\
 try:
     import ddpm_edu
 except ImportError:
-    %pip install -q "ddpm-edu @ git+{repository}"
+    %pip install -q git+{repository}
 """
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})"
 COLUMNS = ["Eq.", "What it says", "Code", "Source", "Check"]
