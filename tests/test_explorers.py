@@ -24,6 +24,7 @@ from ddpm_edu.explorers import (
     Slider,
     Text,
     coordinates_explorer,
+    decoder_explorer,
     diffusion_elbo_explorer,
     elbo_explorer,
     forward_process_explorer,
@@ -45,6 +46,7 @@ BUILDERS = {
     "kl": kl_explorer,
     "product": product_explorer,
     "reverse-process": reverse_process_explorer,
+    "decoder": decoder_explorer,
 }
 SUPERSCRIPTS = re.compile(r" × 10\^?(-?\d+)")
 
@@ -699,3 +701,19 @@ def test_reverse_variance_is_that_of_bayes_rule(explorers, t, x_t):
     np.testing.assert_allclose(np.interp(seen, *curve(page, 0, 3)), want, atol=1e-2)
     dot = page.select(".ddpm-panel > svg")[0].find("circle")
     assert 2.4 * (1 - int(dot["cy"]) / 2000) == pytest.approx(var / beta_t, abs=2e-3)
+
+
+@pytest.mark.parametrize("mean, ratio", [(0.3, 0.78), (-1.2, 2.0), (1.05, 19.0)])
+def test_decoder_bits_are_areas_under_the_bell(explorers, mean, ratio):
+    explorer = explorers["decoder"]
+    means, ratios = (slider.values for slider in explorer.sliders)
+    page = at_position(explorer.to_html(), (int(np.abs(np.array(means) - mean).argmin()), ratios.index(ratio)))
+    values = numbers(page)
+    x, sigma = np.linspace(-1, 1, 9), 0.25 / ratio
+    cuts = np.array([-np.inf, *(x[:-1] + 0.125), np.inf])
+    areas = np.diff(norm.cdf(cuts, mean, sigma))
+    k = int(np.abs(x - mean).argmin())
+    assert values["sum of the masses"] == "1.000"
+    assert close(values["sum of density × width"], float((norm.pdf(x, mean, sigma) * 0.25).sum()))
+    bits = next(text for name, text in values.items() if name.startswith("bits for the level"))
+    assert float(bits) == pytest.approx(-np.log2(areas[k]), rel=0.06, abs=1e-9)

@@ -156,6 +156,26 @@ def test_every_term_of_the_bound_has_the_right_mean():
         assert abs(float(error.mean() - bound.square_errors[:, t].mean())) < 5 * float(se)
 
 
+def test_clip_clamps_the_estimate_of_x_0_in_terms_and_errors():
+    x_0 = images(3, torch.Generator().manual_seed(0))
+    far = lambda x_t, t: 50 * net(x_t, t)  # a network whose x̂_0 leaves [-1, 1]
+    got = variational_bound(SHORT, far, x_0, generator=torch.Generator().manual_seed(1), clip=1.0)
+    gen = torch.Generator().manual_seed(1)
+    for t in (1, 2, 3, 4):
+        eps = torch.randn(x_0.shape, generator=gen, dtype=torch.float64)
+        alpha_bar = math.prod(1 - b for b in BETAS[:t])
+        x_t = math.sqrt(alpha_bar) * x_0 + math.sqrt(1 - alpha_bar) * eps
+        x_0_hat = (x_t - math.sqrt(1 - alpha_bar) * far(x_t, torch.full((3,), t))) / math.sqrt(alpha_bar)
+        assert x_0_hat.abs().max() > 1.5  # else nothing is clamped
+        x_0_hat = x_0_hat.clamp(-1, 1)
+        assert torch.allclose(got.square_errors[:, t], (x_0 - x_0_hat).square().sum((1, 2, 3)), atol=1e-12)
+        if t > 1:  # the two means differ by the slope of the posterior's mean in x_0 times the error
+            slope = math.sqrt(alpha_bar / (1 - BETAS[t - 1])) * BETAS[t - 1] / (1 - alpha_bar)
+            rho = (1 - alpha_bar / (1 - BETAS[t - 1])) / (1 - alpha_bar)
+            want = 0.5 * (x_0[0].numel() * (rho - 1 - math.log(rho)) + slope**2 * got.square_errors[:, t] / BETAS[t - 1])
+            assert torch.allclose(got.terms[:, t - 1], want, atol=1e-9)
+
+
 def test_only_the_steps_asked_for():
     x_0 = images(3, torch.Generator().manual_seed(0))
     some = variational_bound(SHORT, net, x_0, steps=[3, 1], generator=torch.Generator().manual_seed(0))
