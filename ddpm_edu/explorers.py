@@ -44,6 +44,8 @@ from .samplers import ancestral
 from .schedules import NoiseSchedule
 
 MAX_BYTES = 150_000
+# What remains to be read where a notebook is not trusted, and SVG and styles are taken out of it.
+_STRIPPED = "Run this cell, or trust the notebook, to see the picture and move the sliders."
 
 # What an explorer is made of --------------------------------------------------------------------------------------
 
@@ -538,7 +540,7 @@ class Explorer:
         root.inner = [
             _El("style", {}, _STYLE),
             # A viewer that strips styles, pictures and scripts (an untrusted notebook) leaves this line standing.
-            _El("p", {"class": "ddpm-stripped"}, "Run this cell, or trust the notebook, to see the picture and move the sliders."),
+            _El("p", {"class": "ddpm-stripped"}, _STRIPPED),
             *root.inner,
             _El("script", {"type": "application/json"}, data),
             _El("script", {}, _SCRIPT.replace("ID", json.dumps(root.attrs["id"]), 1)),
@@ -1318,9 +1320,9 @@ def decoder_explorer() -> Explorer:
         curve = g.log_prob(u).exp() * width
         bars = Panel(
             "The probability of each grey level",
-            "Nine bars over the grey levels from -1 to 1, and the decoder's bell times the bin width. With a wide bell the dots on "
-            "it stand at the top of the bars, except at the two ends, where the bar also holds the tail. With a narrow bell one "
-            "bar is near 1 while its dot rises far above 1 and leaves the picture.",
+            "Nine bars over the grey levels from -1 to 1, and the decoder's bell times the bin width. With a wide bell the "
+            "dots on it stand at the top of the bars, except at the two ends, where the bar also holds the tail. With a narrow "
+            "bell one bar is near 1 while its dot rises far above 1 and leaves the picture.",
             (-1.5, 1.5),
             (0, 1.2),
             [
@@ -1347,8 +1349,8 @@ def decoder_explorer() -> Explorer:
     return Explorer(
         "decoder",
         [
-            Slider("mean μ", np.linspace(-1.2, 1.2, 17).tolist(), start=10, format=lambda m: f"{m:.2f}".replace("-", "−")),
-            Slider("bin width / σ", [0.25, 0.35, 0.5, 0.7, 0.78, 1.0, 1.4, 2.0, 4.0, 8.0, 19.0], start=4, format=lambda r: f"{r:g}"),
+            Slider("mean μ", np.linspace(-1.2, 1.2, 17).tolist(), start=14, format=lambda m: f"{m:.2f}".replace("-", "−")),
+            Slider("bin width / σ", [0.25, 0.35, 0.5, 0.7, 0.78, 1.0, 1.4, 2.0, 4.0, 8.0, 19.0], start=4, format="{:g}".format),
         ],
         draw,
         title="The discretised decoder on nine grey levels",

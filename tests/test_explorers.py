@@ -687,7 +687,7 @@ def test_reverse_variance_is_that_of_bayes_rule(explorers, t, x_t):
         mean = (grid * weight).sum() * step / evidence
         return evidence, weight / evidence, ((grid - mean) ** 2 * weight).sum() * step / evidence
 
-    _, posterior, var = by_bayes(x_t)
+    _, _, var = by_bayes(x_t)
     shown = numbers(page)
     assert close(shown["truth"], var)
     assert close(shown["βt"], beta_t)

@@ -158,7 +158,10 @@ def test_every_term_of_the_bound_has_the_right_mean():
 
 def test_clip_clamps_the_estimate_of_x_0_in_terms_and_errors():
     x_0 = images(3, torch.Generator().manual_seed(0))
-    far = lambda x_t, t: 50 * net(x_t, t)  # a network whose x̂_0 leaves [-1, 1]
+
+    def far(x_t, t):
+        return 50 * net(x_t, t)  # a network whose x̂_0 leaves [-1, 1]
+
     got = variational_bound(SHORT, far, x_0, generator=torch.Generator().manual_seed(1), clip=1.0)
     gen = torch.Generator().manual_seed(1)
     for t in (1, 2, 3, 4):
