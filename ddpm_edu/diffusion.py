@@ -202,7 +202,7 @@ class GaussianDiffusion:
         return (x_t - signal * x_0) / noise
 
     def score_from_eps(self, eps: Tensor, t: int | Tensor) -> Tensor:
-        """∇ log q(x_t) = -ε / √(1-ᾱ_t); the score of the marginal when ε is E[ε | x_t] [Song 2021, Sec. 3.4]."""
+        """∇ log q(x_t) = -ε / √(1-ᾱ_t); the score of the marginal when ε is E[ε | x_t] [Song 2021, Sec. 2.2]."""
         _, noise = self._amplitudes(t, eps=eps)
         return -eps / noise
 
