@@ -394,3 +394,13 @@ def test_bad_input(call, error, message):
 
 def test_gaussians_keep_their_types():
     assert isinstance(LONG.q_marginal(f64(1.0), 1), Gaussian)
+
+
+@pytest.mark.parametrize("betas", [[0.3], [0.3, 0.2], [0.3, 0.2, 0.1]])
+def test_the_clipped_variance_at_t_1_is_the_next_one_or_beta_1(betas):
+    diffusion = GaussianDiffusion(NoiseSchedule.from_betas(betas))
+    # By hand: the variance of x_1 given x_2 and x_0, precisions 1/0.3 and 0.8/0.2 added; alone, β_1.
+    want = 0.3 if len(betas) == 1 else 1 / (1 / 0.3 + 0.8 / 0.2)
+    assert float(diffusion.sigma2_beta_tilde_clipped(f64(0.5), 1)) == pytest.approx(want, rel=1e-12)
+    if len(betas) > 1:
+        assert float(diffusion.sigma2_beta_tilde_clipped(f64(0.5), 2)) == pytest.approx(want, rel=1e-12)
