@@ -118,8 +118,8 @@ def digits() -> ImageData:
 def digits_split(seed: int = 0) -> dict[str, Tensor]:
     """Indices into `digits()`: halves A and B, H = a fifth of all held out inside B, train = A and the rest of B.
 
-    Every class is split in the same proportions. A judge is trained on A only, the diffusion on `train`; nothing ever
-    sees H.
+    Every class is split in the same proportions. The shipped diffusion is trained on `train` and has never seen H. The
+    judges of `metrics.quality` learn from halvings of their own.
     """
     labels = digits().labels
     generator = torch.Generator().manual_seed(seed)
