@@ -217,7 +217,8 @@ def package() -> dict[str, object]:
         module = importlib.import_module(f"ddpm_edu.{info.name}")
         names[info.name] = module
         for name, value in vars(module).items():
-            own = getattr(value, "__module__", None) == module.__name__
+            # A package also owns what its files hold.
+            own = f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}.")
             if own and not name.startswith("_") and (inspect.isclass(value) or inspect.isroutine(value)):
                 names.setdefault(name, value)
     return names

@@ -1,0 +1,17 @@
+"""The interactive figures: a chapter's cell calls one function of this package, which returns an `Explorer`.
+
+One file per chapter, `ch05.py` and so on, each with the explorers of that chapter; `base.py` holds what they are made of,
+and says how to add one.
+"""
+
+# ruff: noqa: F401
+from .base import MAX_BYTES, Band, Bars, Choice, Explorer, Frame, Line, Panel, Points, Slider, Text, sig
+from .ch01 import reverse_process_explorer
+from .ch02 import kl_explorer, product_explorer
+from .ch03 import elbo_explorer
+from .ch04 import forward_process_explorer
+from .ch05 import posterior_explorer
+from .ch06 import diffusion_elbo_explorer
+from .ch07 import coordinates_explorer
+from .ch08 import reverse_variance_explorer
+from .ch09 import decoder_explorer
