@@ -6,7 +6,7 @@ No figure here means much alone: each is reported beside the same figure for rea
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +24,30 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     Two finite samples of the same law do not have distance 0: compare with a distance between real sets of the same
     sizes. Raises ValueError for other shapes, or fewer than two rows.
     """
-    for name, features in (("x", x), ("y", y)):
-        if real(features, name).ndim != 2 or len(features) < 2:
-            raise ValueError(f"{name} must have shape (n, d) with n >= 2, got {tuple(features.shape)}")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"x has {x.shape[1]} features, y has {y.shape[1]}")
-    x, y = x.double(), y.double()
+    x, y = _two_sets(x, y)
     S_x, S_y = torch.cov(x.T).reshape(x.shape[1], -1), torch.cov(y.T).reshape(y.shape[1], -1)
     # (S_x S_y)^½ has the trace of (S_x^½ S_y S_x^½)^½, which is symmetric: eigenvalues without complex parts.
     values, vectors = torch.linalg.eigh(S_x)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ S_y @ root).clamp(min=0).sqrt().sum()
     return float(((x.mean(0) - y.mean(0)) ** 2).sum() + S_x.trace() + S_y.trace() - 2 * cross)
+
+
+def frechet_bias(covariance: Tensor, n: int, m: int) -> float:
+    """By how much `frechet_distance` of n against m draws of one Gaussian exceeds 0 on average, to first order.
+
+    (1/n + 1/m) tr S + (1/(n-1) + 1/(m-1)) (½ Σ_ij λ_i λ_j / (λ_i + λ_j) + ¼ tr S),   λ the eigenvalues of S (d, d).
+    What is left out is of order 1/n². Features with heavier tails than a Gaussian's have a larger bias.
+    Raises ValueError if S is not symmetric and positive semi-definite, or n or m is below 2.
+    """
+    if real(covariance, "covariance").ndim != 2 or covariance.shape != covariance.T.shape or not covariance.numel():
+        raise ValueError(f"covariance must have shape (d, d), got {tuple(covariance.shape)}")
+    lam = torch.linalg.eigvalsh(covariance.double())
+    if not torch.allclose(covariance, covariance.T) or float(lam[0]) < -1e-6 * float(lam[-1]):
+        raise ValueError(f"covariance must be symmetric, without negative eigenvalues; the smallest is {float(lam[0]):.3g}")
+    n, m, lam = count(n, "n", low=2), count(m, "m", low=2), lam[lam > 1e-12 * lam[-1]]  # an axis without spread adds nothing
+    pairs = lam * lam.unsqueeze(1) / (lam + lam.unsqueeze(1))
+    return float((1 / n + 1 / m) * lam.sum() + (1 / (n - 1) + 1 / (m - 1)) * (pairs.sum() / 2 + lam.sum() / 4))
 
 
 def mmd2(x: Tensor, y: Tensor, bandwidth: float) -> float:
@@ -45,14 +57,23 @@ def mmd2(x: Tensor, y: Tensor, bandwidth: float) -> float:
     Two samples of one law give a value around 0, below as often as above: compare with `mmd2_null`. In float64.
     Raises ValueError for other shapes, fewer than two rows, or a bandwidth that is not > 0.
     """
-    for name, features in (("x", x), ("y", y)):
-        if real(features, name).ndim != 2 or len(features) < 2:
-            raise ValueError(f"{name} must have shape (n, d) with n >= 2, got {tuple(features.shape)}")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"x has {x.shape[1]} features, y has {y.shape[1]}")
+    x, y = _two_sets(x, y)
     in_x = torch.zeros(len(x) + len(y), 1, dtype=torch.float64)
     in_x[: len(x)] = 1
-    return float(_mmd2(_kernel(torch.cat([x, y]).double().cpu(), bandwidth), in_x, 1 - in_x))
+    return float(_mmd2(_kernel(torch.cat([x, y]).cpu(), bandwidth), in_x, 1 - in_x))
+
+
+def kid(x: Tensor, y: Tensor) -> float:
+    """Kernel distance of two sets of features (n, d), (m, d): unbiased MMD², cubic kernel [Bińkowski 2018, Sec. 4].
+
+    As `mmd2`, with k(a, b) = (aᵀb / d + 1)³. It compares moments up to the third, and nothing beyond them. The value
+    depends on the scale of the features and on their origin: KIDs of different features are not comparable. In float64.
+    Raises ValueError for other shapes, or fewer than two rows.
+    """
+    x, y = _two_sets(x, y)
+    xx, yy, xy = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    within = sum((k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in (xx, yy))
+    return float(within - 2 * xy.mean())
 
 
 def mmd2_null(
@@ -75,6 +96,16 @@ def mmd2_null(
     in_x = torch.zeros(N, repeats, dtype=torch.float64).scatter_(0, order[:n], 1.0)
     in_y = torch.zeros(N, repeats, dtype=torch.float64).scatter_(0, order[n : n + m], 1.0)
     return _mmd2(_kernel(reference.double().cpu(), bandwidth), in_x, in_y).sort().values
+
+
+def _two_sets(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """x (n, d) and y (m, d) in float64, or an error that names what does not fit."""
+    for name, features in (("x", x), ("y", y)):
+        if real(features, name).ndim != 2 or len(features) < 2:
+            raise ValueError(f"{name} must have shape (n, d) with n >= 2, got {tuple(features.shape)}")
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"x has {x.shape[1]} features, y has {y.shape[1]}")
+    return x.double(), y.double()
 
 
 def _kernel(rows: Tensor, bandwidth: float) -> Tensor:
@@ -103,6 +134,39 @@ def nearest_distances(x: Tensor, reference: Tensor) -> Tensor:
     return torch.cat(far)
 
 
+class Neighbours(NamedTuple):
+    """Shares between 0 and 1, but for `density`, which is about 1 for two sets of one law."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def precision_recall(reference: Tensor, samples: Tensor, k: int = 3) -> Neighbours:
+    """Who lies among whom, by balls that reach to the k-th neighbour; features (n, d), (m, d) [Kynkäänniemi 2019, Eq. 2].
+
+    precision  share of samples inside a ball around some reference row; its radius: to the k-th other reference row
+    recall     the same with the roles exchanged: share of reference rows inside a ball around some sample
+    density    how many reference balls hold a sample, on average over the samples, divided by k [Naeem 2020, Eq. 4]
+    coverage   share of reference balls that hold a sample [Naeem 2020, Eq. 5]
+    A row is not its own neighbour, but a second copy of it is one, at distance 0; balls include their surface. In float64.
+    Raises ValueError for other shapes, or sets of k rows or fewer.
+    """
+    samples, reference = _two_sets(samples, reference)
+    if count(k, "k") >= min(len(samples), len(reference)):
+        raise ValueError(f"k = {k} needs more than k rows in each set, got {len(reference)} and {len(samples)}")
+    far = lambda a, b: torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")  # noqa: E731
+    r_reference, r_samples = (far(x, x).kthvalue(k + 1, dim=1).values for x in (reference, samples))
+    in_reference, in_samples = far(reference, samples) <= r_reference.unsqueeze(1), far(reference, samples) <= r_samples
+    return Neighbours(
+        precision=_share(in_reference.any(0)),
+        recall=_share(in_samples.any(1)),
+        density=float(in_reference.double().sum(0).mean() / k),
+        coverage=_share(in_reference.any(1)),
+    )
+
+
 def principal_components(reference: Tensor, k: int) -> Callable[[Tensor], Tensor]:
     """The map from images to their first k principal components, fitted on `reference`: (n, …) to (n, k)."""
     flat = real(reference, "reference").flatten(1).double()
@@ -111,6 +175,38 @@ def principal_components(reference: Tensor, k: int) -> Callable[[Tensor], Tensor
     mean = flat.mean(0)
     axes = torch.linalg.svd(flat - mean, full_matrices=False).Vh[:k]
     return lambda x: (x.flatten(1).double() - mean) @ axes.T
+
+
+# Error bars -------------------------------------------------------------------------------------------------------
+
+Distance = Callable[[Tensor, Tensor], float]
+
+
+def null_values(
+    distance: Distance, reference: Tensor, n: int, m: int, repeats: int = 200, generator: torch.Generator | None = None
+) -> Tensor:
+    """What `distance` says of real against real: its values for random disjoint parts of n and m rows, sorted.
+
+    `reference` (N, ...) needs N >= n + m rows. With two sets put together and N = n + m it is the permutation test: if
+    both are of one law, their own distance is no more special than any of these. Shape (repeats,), float64.
+    """
+    if len(real(reference, "reference")) < count(n, "n") + count(m, "m"):
+        raise ValueError(f"reference must have N >= n + m = {n + m} rows, got {len(reference)}")
+    orders = (torch.randperm(len(reference), generator=generator) for _ in range(count(repeats, "repeats")))
+    values = [distance(reference[order[:n]], reference[order[n : n + m]]) for order in orders]
+    return torch.tensor(values, dtype=torch.float64).sort().values
+
+
+def bootstrap(distance: Distance, x: Tensor, y: Tensor, repeats: int = 200, generator: torch.Generator | None = None) -> Tensor:
+    """Values of `distance` for sets redrawn from x and y, row by row with replacement [Efron 1979].
+
+    Their standard deviation is the error bar of distance(x, y). Their mean is not a better estimate: a redrawn set holds
+    copies of one row, which adds to the bias of a Fréchet distance, and makes a KID a biased one. Shape (repeats,), float64.
+    """
+    if not len(real(x, "x")) or not len(real(y, "y")):
+        raise ValueError(f"want two non-empty sets, got {len(x)} and {len(y)} rows")
+    draw = lambda rows: rows[torch.randint(len(rows), (len(rows),), generator=generator)]  # noqa: E731
+    return torch.tensor([distance(draw(x), draw(y)) for _ in range(count(repeats, "repeats"))], dtype=torch.float64)
 
 
 # A judge ----------------------------------------------------------------------------------------------------------

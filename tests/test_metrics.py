@@ -1,5 +1,8 @@
 """Distances between sets, each against another route, and the judge."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -7,10 +10,15 @@ import torch
 
 from ddpm_edu import data
 from ddpm_edu.metrics import (
+    bootstrap,
+    frechet_bias,
     frechet_distance,
+    kid,
     mmd2,
     mmd2_null,
     nearest_distances,
+    null_values,
+    precision_recall,
     principal_components,
     quality,
     train_judge,
@@ -51,6 +59,65 @@ def test_frechet_refuses():
             frechet_distance(x, y)
     with pytest.raises(ValueError, match="NaN"):
         frechet_distance(X, Y * torch.nan)
+
+
+def test_frechet_bias_in_one_dimension_is_the_bias_of_a_standard_deviation():
+    # E (s_x - s_y)² = σ² (2 - 2 c(n) c(m)) with c(n) = √(2/(n-1)) Γ(n/2) / Γ((n-1)/2), exactly.
+    def c(n):
+        return math.sqrt(2 / (n - 1)) * math.exp(math.lgamma(n / 2) - math.lgamma((n - 1) / 2))
+
+    for n, m in ((100, 100), (400, 100), (1000, 3000)):
+        want = 2.5 * (1 / n + 1 / m + 2 - 2 * c(n) * c(m))
+        assert frechet_bias(torch.tensor([[2.5]]), n, m) == pytest.approx(want, abs=2.5 / min(n, m) ** 2)
+
+
+def test_frechet_bias_by_drawing():
+    gen = torch.Generator().manual_seed(4)
+    root = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.8, 0, 0], [0, 0.3, 0.5, 0], [0, 0, 0, 0]], dtype=torch.float64)  # rank 3
+    sets = [torch.randn(2, 400, 4, generator=gen, dtype=torch.float64) @ root.T for _ in range(600)]
+    drawn = torch.tensor([frechet_distance(x, y) for x, y in sets])
+    assert abs(drawn.mean() - frechet_bias(root @ root.T, 400, 400)) < 4 * drawn.std() / math.sqrt(600)
+    assert drawn.std() / math.sqrt(600) < 0.03 * drawn.mean()
+    white = frechet_bias(torch.eye(6), 1000, 10**9)
+    assert white == pytest.approx((6**2 + 5 * 6) / 4 / 1000, rel=2e-3)  # d (d + 5) / 4n
+
+
+def test_frechet_bias_refuses():
+    with pytest.raises(ValueError, match="shape"):
+        frechet_bias(torch.ones(3), 10, 10)
+    for bad in (torch.tensor([[1.0, 2.0], [2.0, 1.0]]), torch.tensor([[1.0, 0.5], [0.0, 1.0]])):
+        with pytest.raises(ValueError, match="symmetric"):
+            frechet_bias(bad, 10, 10)
+    with pytest.raises(ValueError, match="m = 1"):
+        frechet_bias(torch.eye(2), 10, 1)
+
+
+def test_kid_by_the_double_sum():
+    x, y = X[:12, :3].double(), Y[:15, :3].double()
+    k = lambda a, b: (float(a @ b) / 3 + 1) ** 3  # noqa: E731
+    xx = sum(k(x[i], x[j]) for i in range(12) for j in range(12) if i != j) / (12 * 11)
+    yy = sum(k(y[i], y[j]) for i in range(15) for j in range(15) if i != j) / (15 * 14)
+    assert kid(x, y) == pytest.approx(xx + yy - 2 * sum(k(a, b) for a in x for b in y) / 180, rel=1e-12)
+
+
+def test_kid_is_unbiased_on_a_law_that_can_be_enumerated():
+    # x uniform on two points, y on two others: all 2³ · 2² outcomes of three and two draws.
+    p, q = torch.tensor([[0.0, 1.0], [2.0, -1.0]]), torch.tensor([[1.0, 1.0], [0.5, 0.0]])
+    outcomes = itertools.product(itertools.product(p, repeat=3), itertools.product(q, repeat=2))
+    mean = np.mean([kid(torch.stack(x), torch.stack(y)) for x, y in outcomes])
+    k = lambda a, b: float(((a @ b.T / 2 + 1) ** 3).mean())  # noqa: E731
+    assert mean == pytest.approx(k(p, p) + k(q, q) - 2 * k(p, q), rel=1e-12)
+
+
+def test_kid_sees_three_moments_and_no_more():
+    # Gauss-Hermite points share five moments with the normal; two points ±1 share three; a skewed pair only two.
+    normal = torch.randn(200_000, 1, generator=GEN)
+    k = lambda a, b: float(((a @ b.T + 1) ** 3).mean())  # noqa: E731
+    pair, skewed = torch.tensor([[-1.0], [1.0]]), torch.tensor([[-0.5], [-0.5], [-0.5], [-0.5], [2.0]])
+    biased = [k(z, z) + 1 + 3 * 1 - 2 * (1 + 3 * float(z.square().mean())) for z in (pair, skewed)]
+    assert biased[0] == pytest.approx(0, abs=1e-6)  # E k(n, n') = 1 + 3 (n, n' normal), E k(n, z) = 1 + 3 z²
+    assert biased[1] == pytest.approx(float((skewed**3).mean()) ** 2, rel=1e-5)
+    assert abs(kid(normal[:3000], pair.repeat(1500, 1))) < 0.05
 
 
 def mean_kernel(m, v, n, w, h):
@@ -120,6 +187,70 @@ def test_nearest_distances_by_brute_force():
     assert nearest_distances(x, reference)[3] == pytest.approx(4e-4, rel=1e-2)
     with pytest.raises(ValueError, match="one shape"):
         nearest_distances(x, reference[:, :, :3])
+
+
+def test_precision_recall_by_loops():
+    x, y = X[:40, :2].double(), Y[:25, :2].double() * 2
+
+    def balls(points, k):
+        return [sorted(float((a - b).norm()) for j, b in enumerate(points) if j != i)[k - 1] for i, a in enumerate(points)]
+
+    for k in (1, 3):
+        r_x, r_y = balls(x, k), balls(y, k)
+        hits = [[float((a - b).norm()) <= r for b in y] for a, r in zip(x, r_x)]
+        back = [[float((a - b).norm()) <= r for b, r in zip(y, r_y)] for a in x]
+        got = precision_recall(x, y, k)
+        assert got.precision == pytest.approx(np.mean([any(row[j] for row in hits) for j in range(25)]))
+        assert got.recall == pytest.approx(np.mean([any(row) for row in back]))
+        assert got.density == pytest.approx(np.sum(hits) / (25 * k))
+        assert got.coverage == pytest.approx(np.mean([any(row) for row in hits]))
+        assert 0 < got.precision < 1 and 0 < got.recall < 1 and 0 < got.coverage < 1
+        turned = precision_recall(y, x, k)
+        assert (turned.precision, turned.recall) == (got.recall, got.precision)
+
+
+def test_precision_recall_of_copies_and_of_one_law():
+    assert precision_recall(X, X, 1) == pytest.approx((1, 1, precision_recall(X, X, 1).density, 1))
+    twice = torch.cat([X[:50], X[:50]])  # every row has a neighbour at distance 0, and that is where its ball ends
+    assert precision_recall(twice, X[:50], 1).coverage == 1 and precision_recall(twice, X[50:], 1).precision == 0
+    gen = torch.Generator().manual_seed(6)
+    scores = [precision_recall(*torch.randn(2, 60, 3, generator=gen), k=2) for _ in range(300)]
+    density, coverage = (torch.tensor([getattr(s, name) for s in scores]).double() for name in ("density", "coverage"))
+    assert abs(density.mean() - 1) < 4 * density.std() / math.sqrt(300)
+    want = 1 - (59 / 119) * (58 / 118)  # the two nearest of the other 119 points are both reference rows
+    assert abs(coverage.mean() - want) < 4 * coverage.std() / math.sqrt(300)
+
+
+def test_precision_recall_refuses():
+    with pytest.raises(ValueError, match="features"):
+        precision_recall(X, Y[:, :4])
+    with pytest.raises(ValueError, match="k = 3"):
+        precision_recall(X, Y[:3])
+    with pytest.raises(ValueError, match="k = 0"):
+        precision_recall(X, Y, 0)
+
+
+def test_null_values_are_distances_of_disjoint_parts():
+    def overlap(x, y):
+        assert x.shape == (30, 5) and y.shape == (20, 5)
+        return float((torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist") == 0).sum())
+
+    assert null_values(overlap, X, 30, 20, repeats=20).sum() == 0
+    gen = lambda: torch.Generator().manual_seed(8)  # noqa: E731
+    one = null_values(lambda x, y: mmd2(x, y, 2.0), X, 80, 120, 30, gen())
+    assert torch.allclose(one, mmd2_null(X, 80, 120, 2.0, 30, gen()), atol=1e-12) and (one.diff() >= 0).all()
+    with pytest.raises(ValueError, match=r"n \+ m = 201"):
+        null_values(frechet_distance, X, 100, 101)
+
+
+def test_bootstrap_of_a_mean_has_its_standard_error():
+    difference = lambda x, y: float(x.mean() - y.mean())  # noqa: E731
+    got = bootstrap(difference, X[:, 0], Y[:, 0], 4000, torch.Generator().manual_seed(9))
+    want = math.sqrt(float(X[:, 0].var(correction=0)) / len(X) + float(Y[:, 0].var(correction=0)) / len(Y))
+    assert got.shape == (4000,) and float(got.std()) == pytest.approx(want, rel=0.05)
+    assert float(got.mean()) == pytest.approx(difference(X[:, 0], Y[:, 0]), abs=5 * want / math.sqrt(4000))
+    with pytest.raises(ValueError, match="non-empty"):
+        bootstrap(difference, X, Y[:0])
 
 
 def test_principal_components_by_the_covariance():
