@@ -12,9 +12,10 @@ import math
 import torch
 from torch import Tensor
 
-from ._args import as_steps, count, real
+from ._args import as_steps, count, number, real
 from .diffusion import GaussianDiffusion, per_sample
 from .gaussian import Gaussian, condition, push_forward
+from .sde import VPSDE
 
 
 class GaussianMixture:
@@ -80,6 +81,17 @@ class GaussianMixture:
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each coordinate: Σ w m and Σ w (v + m²) - mean²."""
         return _mix(self.weights, self.means, self._coordinate_variances(self.variances))
+
+    def noised(self, sigma: float) -> GaussianMixture:
+        """The law of x + σ ε with ε ~ N(0, I): every variance grows by σ²."""
+        more = number(sigma, "sigma", 0, math.inf, closed="low") ** 2
+        return GaussianMixture(self.weights, self.means, self.variances + more, self.axes)
+
+    @property
+    def curvature(self) -> float:
+        """1 / the smallest variance: no eigenvalue of -∇²log p is larger anywhere; infinite for points."""
+        least = float(self.variances.min())
+        return 1 / least if least > 0 else math.inf
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log Σ_k w_k N(x; m_k, v_k), shape (B,), in nats. Raises ValueError where a variance is 0."""
@@ -199,6 +211,27 @@ class Oracle:
         m, v = self.data.means, self.data.variances
         means = m + self.data._turn_back(signal * v / V * self.data._turn(x_t.unsqueeze(1) - signal * m))
         return means, (v - (signal * v) ** 2 / V).clamp(min=0).expand_as(means)
+
+
+class SDEOracle:
+    """Everything exact about `data` (a GaussianMixture) under a `VPSDE`, at any time in [0, 1]; callable as a score."""
+
+    def __init__(self, data: GaussianMixture, sde: VPSDE):
+        self.data, self.sde = data, sde
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        """∇ log q_t(x), of the shape of x."""
+        return self.q_t(t).score(x)
+
+    def q_t(self, t: float) -> GaussianMixture:
+        """The marginal q_t = Σ_k w_k N(√ᾱ(t) m_k, ᾱ(t) v_k + 1 - ᾱ(t)); t = 0 is the data."""
+        data, alpha_bar_t = self.data, float(self.sde.alpha_bar(t))
+        variances = alpha_bar_t * data.variances + (1 - alpha_bar_t)
+        return GaussianMixture(data.weights, math.sqrt(alpha_bar_t) * data.means, variances, data.axes)
+
+    def log_q(self, x: Tensor, t: float) -> Tensor:
+        """log q_t(x), shape (B,), in nats; t may be 0 when no component is a point."""
+        return self.q_t(t).log_prob(x)
 
 
 class LinearGaussianChain:

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._args import real
+from ._args import count, number, real
 from .diffusion import EpsModel, GaussianDiffusion, ReverseVariance
+from .scores import ScoreModel, evaluate
 
 
 class Step(NamedTuple):
@@ -53,3 +55,82 @@ def ancestral(
         yield Step(0, x_t, x_t)
 
     return walk()
+
+
+class LangevinStep(NamedTuple):
+    """A visited state: x after k moves, at the noise level sigma (0 is the target itself)."""
+
+    k: int
+    sigma: float
+    x: Tensor
+
+
+def langevin(
+    score: ScoreModel,
+    x: Tensor,
+    gamma: float,
+    steps: int,
+    curvature: float | None = None,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Iterator[LangevinStep]:
+    """Langevin dynamics by Euler-Maruyama: x ← x + γ ∇log p(x) + √(2γτ) z, z ~ N(0, I) [Song 2019, Eq. 4, with ε = 2γ].
+
+    At temperature τ = 1 the law of x tends to p, up to a bias of order γ: for N(m, v) the variance v / (1 - γ/(2v)). τ = 0 is
+    gradient ascent. `x` (B, ...) is the start. `curvature`, if known, is the largest eigenvalue of -∇²log p, such as
+    `GaussianMixture.curvature`: γ >= 2 / curvature, where the moves overshoot and grow, is refused. Without it, a state that
+    is no longer finite is. Yields the start and the state after each of `steps` moves.
+    """
+    gamma = number(gamma, "gamma", 0, math.inf)
+    if curvature is not None:
+        curvature = number(curvature, "curvature", 0, math.inf, closed="high")
+        if gamma >= 2 / curvature:
+            raise ValueError(f"gamma = {gamma} is not below the stability bound 2 / curvature = {2 / curvature}")
+    temperature = number(temperature, "temperature", 0, math.inf, closed="low")
+    count(steps, "steps", low=0)
+    real(x, "x")
+
+    @torch.no_grad()
+    def walk(x: Tensor) -> Iterator[LangevinStep]:
+        yield LangevinStep(0, 0.0, x)
+        for k in range(1, steps + 1):
+            z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+            x = x + gamma * evaluate(score, x) + math.sqrt(2 * gamma * temperature) * z
+            if x.device.type == "cpu" and not torch.isfinite(x).all():
+                raise ValueError(f"gamma = {gamma} is too large for this score: after {k} moves x is not finite any more")
+            yield LangevinStep(k, 0.0, x)
+
+    return walk(x)
+
+
+def annealed_langevin(
+    score: Callable[[Tensor, float], Tensor],
+    x: Tensor,
+    sigmas: Sequence[float],
+    ratio: float,
+    steps: int,
+    generator: torch.Generator | None = None,
+) -> Iterator[LangevinStep]:
+    """Langevin dynamics on data noised with σ_1 > … > σ_L > 0 in turn [Song 2019, Alg. 1].
+
+    `score(x, sigma)` is ∇log of the density of x_0 + σ ε. At each level `steps` moves of γ = ratio · σ². No data noised with
+    σ is curved more than 1/σ², so every ratio in (0, 2) is stable for all data; others are refused. `x` (B, ...) is the
+    start, drawn by the caller from N(0, σ_1² I) or wider. Yields the start and the state after each move; k counts them all.
+    """
+    levels = [number(float(sigma), f"sigmas[{i}]", 0, math.inf) for i, sigma in enumerate(sigmas)]
+    if not levels or any(a <= b for a, b in pairwise(levels)):
+        raise ValueError(f"sigmas must be a list of levels that fall at every place, got {levels}")
+    number(ratio, "ratio", 0, 2)
+    count(steps, "steps")
+    real(x, "x")
+
+    def walk(state: Tensor) -> Iterator[LangevinStep]:
+        yield LangevinStep(0, levels[0], state)
+        for i, sigma in enumerate(levels):
+            at_level = lambda u, sigma=sigma: score(u, sigma)  # noqa: E731
+            moves = langevin(at_level, state, ratio * sigma**2, steps, curvature=sigma**-2, generator=generator)
+            next(moves)  # the start, which the level before has yielded
+            for k, _, state in moves:
+                yield LangevinStep(i * steps + k, sigma, state)
+
+    return walk(x)

@@ -292,3 +292,17 @@ def test_one_number_stands_for_all_steps():
 def test_bad_chains(call, error, message):
     with pytest.raises(error, match=message):
         call(GaussianDiffusion(NoiseSchedule.constant(3, 0.2)))
+
+
+def test_noised_is_the_convolution_and_curvature_bounds_it():
+    data = GaussianMixture([0.3, 0.7], [-1.2, 0.8], [0.05, 0.10])
+    x, y = torch.linspace(-4, 4, 8001, dtype=torch.float64), torch.tensor([-1.0, 0.1, 2.0], dtype=torch.float64)
+    bell = torch.exp(-((y[:, None] - x) ** 2) / (2 * 0.3**2)) / (0.3 * (2 * torch.pi) ** 0.5)
+    want = torch.trapezoid(bell * data.log_prob(x).exp(), x)
+    assert torch.allclose(data.noised(0.3).log_prob(y).exp(), want, atol=1e-10)
+    s = data.score(x)
+    bends = (s[:-2] - s[2:]) / (x[2:] - x[:-2])
+    assert data.curvature == pytest.approx(20) and 19 < float(bends.max()) <= data.curvature + 1e-9
+    assert GaussianMixture.of_points(torch.zeros(3, 2)).curvature == float("inf")
+    with pytest.raises(ValueError, match="sigma = -1"):
+        data.noised(-1.0)
