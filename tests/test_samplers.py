@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ddpm_edu import GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle, ancestral
+from ddpm_edu.samplers import annealed_langevin, langevin
 
 DIFFUSION = GaussianDiffusion(NoiseSchedule.linear(10, 0.02, 0.5))
 VAR_0 = 0.3
@@ -107,3 +108,104 @@ def test_clip_bounds_the_sample():
 def test_bad_input_is_refused_before_the_first_step(kwargs, error, message):
     with pytest.raises(error, match=message):
         ancestral(DIFFUSION, ORACLE, **{"x_T": torch.zeros(2), **kwargs})
+
+
+# Langevin ---------------------------------------------------------------------------------------------------------
+
+
+def looks_like(x, mean, variance):
+    """Four moments of a Gaussian sample, each within five standard errors."""
+    u = (x - mean) / math.sqrt(variance)
+    for power, moment, var in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs(float((u**power).mean()) - moment) < 5 * math.sqrt(var / len(x))
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9])
+def test_langevin_has_the_biased_variance_of_its_step(gamma):
+    gen = torch.Generator().manual_seed(0)
+    v, m = 0.5, -1.0
+    x = m + math.sqrt(v) * torch.randn(100_000, generator=gen, dtype=torch.float64)
+    *_, last = langevin(lambda x: (m - x) / v, x, gamma, steps=60, curvature=1 / v, generator=gen)
+    assert last.k == 60 and last.sigma == 0.0
+    looks_like(last.x, m, v / (1 - gamma / (2 * v)))
+
+
+def test_temperature_zero_is_gradient_ascent_and_temperature_scales_the_noise():
+    x = torch.tensor([[2.0, -1.0]], dtype=torch.float64)
+    visited = [step.x for step in langevin(lambda x: -x, x, 0.25, steps=3, temperature=0.0)]
+    assert torch.allclose(torch.cat(visited), x * 0.75 ** torch.arange(4.0).unsqueeze(1).double())
+    moved = [
+        [*langevin(torch.zeros_like, x, 0.25, 1, temperature=t, generator=torch.Generator().manual_seed(3))] for t in (1.0, 4.0)
+    ]
+    assert torch.allclose(2 * (moved[0][1].x - x), moved[1][1].x - x)
+
+
+def test_annealed_langevin_is_langevin_at_one_level_after_another():
+    data = GaussianMixture([0.5, 0.5], [[-2.0, 0.0], [2.0, 1.0]], [0.1, 0.3])
+    asked = []
+
+    def score(x, sigma):
+        asked.append((sigma, len(x)))
+        return data.noised(sigma).score(x)
+
+    x = torch.randn(7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    walk = [*annealed_langevin(score, x, [3.0, 1.0, 0.2], 0.3, steps=4, generator=torch.Generator().manual_seed(1))]
+    assert [(step.k, step.sigma) for step in walk] == [(0, 3.0), *zip(range(1, 13), [3.0] * 4 + [1.0] * 4 + [0.2] * 4)]
+    assert asked == [(s, 7) for s in (3.0, 1.0, 0.2) for _ in range(4)]
+    gen, by_hand = torch.Generator().manual_seed(1), x
+    for sigma in (3.0, 1.0, 0.2):
+        law, gamma = data.noised(sigma), 0.3 * sigma**2
+        for _ in range(4):
+            z = torch.randn(7, 2, generator=gen, dtype=torch.float64)
+            by_hand = by_hand + gamma * law.score(by_hand) + math.sqrt(2 * gamma) * z
+    assert torch.allclose(walk[-1].x, by_hand)
+
+
+def test_the_end_of_annealing_is_the_narrowest_level_with_its_bias():
+    gen = torch.Generator().manual_seed(0)
+    x = 5 * torch.randn(100_000, generator=gen, dtype=torch.float64)
+    *_, last = annealed_langevin(lambda x, sigma: -x / (0.3 + sigma**2), x, [5.0, 1.0, 0.5], 0.8, 60, gen)
+    V, gamma = 0.3 + 0.25, 0.8 * 0.25
+    looks_like(last.x, 0.0, V / (1 - gamma / (2 * V)))
+
+
+@pytest.mark.parametrize(
+    "kwargs, error, message",
+    [
+        ({"gamma": 0.0}, ValueError, "gamma = 0.0"),
+        ({"gamma": 0.2, "curvature": 10.0}, ValueError, r"stability bound 2 / curvature = 0.2"),
+        ({"curvature": math.inf}, ValueError, "stability bound 2 / curvature = 0.0"),
+        ({"curvature": -1.0}, ValueError, "curvature = -1.0"),
+        ({"temperature": -1.0}, ValueError, "temperature = -1.0"),
+        ({"steps": -1}, ValueError, "steps = -1"),
+        ({"x": torch.tensor([1])}, TypeError, "x has dtype"),
+    ],
+)
+def test_langevin_refuses_before_the_first_move(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        langevin(**{"score": lambda x: -x, "x": torch.zeros(2), "gamma": 0.1, "steps": 3, **kwargs})
+
+
+def test_a_score_of_the_wrong_shape_and_a_diverging_walk_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"score returned shape \(2, 1\)"):
+        list(langevin(lambda x: x[:, :1], torch.zeros(2, 3), 0.1, 1))
+    with pytest.raises(ValueError, match=r"gamma = 3.0 is too large"):
+        list(langevin(lambda x: -x, torch.ones(2, 3), 3.0, 1000))
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"ratio": 2.0}, "ratio = 2.0"),
+        ({"ratio": 0.0}, "ratio = 0.0"),
+        ({"sigmas": []}, "sigmas must be a list"),
+        ({"sigmas": [1.0, 1.0]}, "fall at every place"),
+        ({"sigmas": [1.0, 0.0]}, r"sigmas\[1\] = 0.0"),
+        ({"steps": 0}, "steps = 0"),
+    ],
+)
+def test_annealed_langevin_refuses_before_the_first_move(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        annealed_langevin(
+            **{"score": lambda x, s: -x, "x": torch.zeros(2), "sigmas": [1.0, 0.5], "ratio": 0.5, "steps": 3, **kwargs}
+        )
