@@ -16,12 +16,13 @@ from torch import Tensor
 from ._args import count, number, real
 from .diffusion import EpsModel, GaussianDiffusion, ReverseVariance
 from .scores import ScoreModel, evaluate
+from .sde import VPSDE, Score
 
 
 class Step(NamedTuple):
-    """A visited state: x_t at step t, and the estimate x̂_0 made from it (at t = 0 that is x_0 itself)."""
+    """A visited state: x_t at step t (of an SDE: at time t), and the estimate x̂_0 made from it; at t = 0 x_0 itself."""
 
-    t: int
+    t: float
     x_t: Tensor
     x_0_hat: Tensor
 
@@ -134,3 +135,77 @@ def annealed_langevin(
                 yield LangevinStep(i * steps + k, sigma, state)
 
     return walk(x)
+
+
+# In continuous time -----------------------------------------------------------------------------------------------
+
+
+def reverse_sde(
+    sde: VPSDE,
+    score: Score,
+    x_1: Tensor,
+    steps: int | Sequence[float] = 1000,
+    eta: float = 1.0,
+    corrections: int = 0,
+    ratio: float = 0.1,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """Euler-Maruyama steps of the reverse SDE, with Langevin corrections if wanted [Song 2021, Eq. 6 and Alg. 1].
+
+    Predictor, from t to s:   x ← x - (t - s) [f - ½ (1 + η²) β(t) score(x, t)] + η √(β(t) (t - s)) z
+    Corrector, at s:          `corrections` moves of `langevin` with γ = ratio · (1 - ᾱ(s))
+    η = 1 is the reverse SDE, η = 0 Euler's method for the probability-flow ODE. `x_1` (B, ...) is drawn from N(0, I) by
+    the caller; `steps` as in `VPSDE.times`, downwards: an int runs from 1 to 0. No q_s is curved more than 1/(1 - ᾱ(s)),
+    so every ratio in (0, 2) is stable for all data; others are refused. Yields a Step for every state, the start included.
+    """
+    times = sde.times(steps)
+    if times[0] < times[-1]:
+        raise ValueError(f"steps must go down, from noise to data; got times from {times[0]} to {times[-1]}")
+    real(x_1, "x_1")
+    number(eta, "eta", 0, math.inf, closed="low")
+    count(corrections, "corrections", low=0)
+    number(ratio, "ratio", 0, 2)
+
+    @torch.no_grad()
+    def walk() -> Iterator[Step]:
+        x = x_1
+        for t, s in pairwise(times):
+            slope = sde.predict(score, x, t)
+            yield Step(t, x, sde.x0_from_score(x, slope, t))
+            x = x - (t - s) * sde.reverse_drift(x, slope, t, eta)
+            if eta > 0:
+                z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+                x = x + eta * math.sqrt(float(sde.beta(t)) * (t - s)) * z
+            if corrections and s > 0:
+                gamma, at_s = ratio * (1 - float(sde.alpha_bar(s))), lambda u, s=s: score(u, s)
+                *_, (_, _, x) = langevin(at_s, x, gamma, corrections, generator=generator)
+        yield _end(sde, score, x, times[-1])
+
+    return walk()
+
+
+def probability_flow(sde: VPSDE, score: Score, x: Tensor, steps: int | Sequence[float] = 50) -> Iterator[Step]:
+    """The probability-flow ODE dx/dt = -½ β(t) (x + score(x, t)), by Heun's method [Song 2021, Eq. 13].
+
+    Two scores a step, error O(1/steps²), and no randomness: x decides everything. `steps` as in `VPSDE.times`: an int
+    runs from noise at 1 down to data at 0; a list of rising times encodes data instead. Yields a Step for every state.
+    """
+    times = sde.times(steps)
+    real(x, "x")
+
+    @torch.no_grad()
+    def walk() -> Iterator[Step]:
+        x_t = x
+        for t, s in pairwise(times):
+            slope = sde.predict(score, x_t, t)
+            yield Step(t, x_t, sde.x0_from_score(x_t, slope, t))
+            flow = sde.reverse_drift(x_t, slope, t, eta=0)
+            guess = x_t + (s - t) * flow
+            x_t = x_t + (s - t) * 0.5 * (flow + sde.reverse_drift(guess, sde.predict(score, guess, s), s, eta=0))
+        yield _end(sde, score, x_t, times[-1])
+
+    return walk()
+
+
+def _end(sde: VPSDE, score: Score, x: Tensor, t: float) -> Step:
+    return Step(t, x, x if t == 0 else sde.x0_from_score(x, sde.predict(score, x, t), t))
