@@ -289,6 +289,8 @@ def flow_log_prob(
         raise RuntimeError(f"the probability-flow ODE was not solved from t = {start}: {path.message}")
     x_1 = torch.as_tensor(path.y[:size, -1]).reshape(x_0.shape)
     log_prior = per_sample(_standard(x_1).log_prob(x_1)) if prior is None else prior(x_1)
+    if log_prior.shape != (len(x_0),):
+        raise ValueError(f"prior returned shape {tuple(log_prior.shape)}; wanted one log-density a sample, ({len(x_0)},)")
     return Flow(log_prior + torch.as_tensor(path.y[size:, -1]), x_1, path.nfev)
 
 

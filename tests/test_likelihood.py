@@ -14,12 +14,14 @@ from ddpm_edu.likelihood import (
     bits_per_dim,
     consistency_terms,
     eps_errors,
+    flow_log_prob,
     path_log_ratio,
     posterior_terms,
     variational_bound,
 )
-from ddpm_edu.oracles import LinearGaussianChain
+from ddpm_edu.oracles import LinearGaussianChain, SDEOracle
 from ddpm_edu.routes import chain_joint, grid, integrate, push_density, quadratic_moments, reverse_joint
+from ddpm_edu.sde import VPSDE
 
 BETAS = [0.1, 0.2, 0.3, 0.4]
 SHORT = GaussianDiffusion(NoiseSchedule.from_betas(BETAS))
@@ -382,3 +384,92 @@ def test_the_gaussian_decoder_of_a_chain_is_its_reverse_step():
     assert isinstance(p, Gaussian)
     assert p.mean.tolist() == pytest.approx([0.9 * 0.3 + 0.1, -0.6 * 0.2 + 0.05])
     assert p.var.tolist() == pytest.approx([0.2, 0.65])
+
+
+# The probability-flow ODE's own likelihood -------------------------------------------------------------------------
+
+SDE = VPSDE()
+LINE = GaussianMixture([0.3, 0.7], [-1.2, 0.8], [0.05, 0.10])
+TILTED = GaussianMixture.with_covariances(
+    [0.4, 0.6], [[-1.0, 0.2], [0.6, -0.5]], [[[0.3, 0.2], [0.2, 0.4]], [[0.2, 0.05], [0.05, 0.1]]]
+)
+PICTURES = GaussianMixture([0.5, 0.5], torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(2, 1, 2, 2), [0.2, 0.4])
+
+
+def exact_prior(oracle):
+    return lambda x_1: oracle.log_q(x_1, 1.0)
+
+
+@pytest.mark.parametrize("data", [LINE, TILTED, PICTURES], ids=["line", "tilted", "pictures"])
+def test_flow_log_prob_is_the_data_s_own_with_the_exact_score(data):
+    oracle, x = SDEOracle(data, SDE), data.sample(6, torch.Generator().manual_seed(0))
+    flow = flow_log_prob(SDE, oracle, x, prior=exact_prior(oracle))
+    assert flow.log_prob.shape == (6,) and flow.x_1.shape == x.shape and flow.evaluations > 10
+    assert torch.allclose(flow.log_prob, data.log_prob(x), atol=1e-5)
+    # With N(0, I) as the prior, all that changes is the density at the end of the path.
+    plain = flow_log_prob(SDE, oracle, x)
+    normal = -0.5 * (plain.x_1**2 + math.log(2 * math.pi)).reshape(6, -1).sum(1)
+    assert torch.allclose(plain.log_prob - data.log_prob(x), normal - oracle.log_q(plain.x_1, 1.0), atol=1e-5)
+
+
+def test_flow_of_a_wrong_linear_score_is_the_gaussian_it_generates():
+    # score = -x/w for all t is wrong for any data; the model is then N(0, V) with dV/dt = -β(t) (1 - 1/w) V, V(1) = 1.
+    w = 0.8
+    V = math.exp(10.05 * (1 - 1 / w))
+    x = torch.tensor([-0.2, 0.0, 0.5], dtype=torch.float64)
+    want = torch.distributions.Normal(torch.zeros(3, dtype=torch.float64), math.sqrt(V)).log_prob(x)
+    assert torch.allclose(flow_log_prob(SDE, lambda x, t: -x / w, x).log_prob, want, atol=1e-5)
+
+
+def test_start_leaves_the_first_stretch_out():
+    oracle, x = SDEOracle(TILTED, SDE), TILTED.sample(4, torch.Generator().manual_seed(1))
+    flow = flow_log_prob(SDE, oracle, x, prior=exact_prior(oracle), start=0.2)
+    assert torch.allclose(flow.log_prob, oracle.log_q(x, 0.2), atol=1e-5)
+
+
+def test_hutchinson_is_exact_for_independent_coordinates_and_unbiased_for_others():
+    independent = SDEOracle(GaussianMixture([1.0], [[0.3, -0.5]], [[0.2, 0.7]]), SDE)
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = flow_log_prob(SDE, independent, x).log_prob
+    assert torch.allclose(flow_log_prob(SDE, independent, x, probes=1).log_prob, exact, atol=1e-6)
+    tilted, row = SDEOracle(TILTED, SDE), torch.tensor([[0.4, 0.3]], dtype=torch.float64)
+    rows = row.expand(400, 2)
+    exact = flow_log_prob(SDE, tilted, row).log_prob
+    gen = torch.Generator().manual_seed(0)
+    one = flow_log_prob(SDE, tilted, rows, probes=1, generator=gen, rtol=1e-5, atol=1e-6).log_prob
+    assert float(one.std()) > 0.05  # two coordinates that hang together are not estimated without error
+    assert abs(float(one.mean() - exact)) < 4 * float(one.std()) / 20
+    four = flow_log_prob(SDE, tilted, rows, probes=4, generator=gen, rtol=1e-5, atol=1e-6).log_prob
+    assert float(four.std()) == pytest.approx(float(one.std()) / 2, rel=0.2)
+
+
+def test_single_precision_networks_are_asked_in_their_own_precision():
+    seen = []
+    net = torch.nn.Linear(2, 2)
+
+    def score(x, t):
+        seen.append((x.dtype, type(t)))
+        return net(x)
+
+    flow = flow_log_prob(SDE, score, torch.zeros(3, 2), probes=2)
+    assert set(seen) == {(torch.float32, float)} and flow.log_prob.dtype == torch.float64
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    "kwargs, error, message",
+    [
+        ({"x_0": torch.zeros(())}, ValueError, "x_0 has shape"),
+        ({"x_0": torch.zeros(0, 2)}, ValueError, "B >= 1"),
+        ({"x_0": torch.zeros(2, dtype=torch.int64)}, TypeError, "x_0 has dtype"),
+        ({"probes": 0}, ValueError, "probes = 0"),
+        ({"start": 1.0}, ValueError, r"start = 1.0 is outside \[0, 1\)"),
+        ({"rtol": 0.0}, ValueError, "rtol = 0.0"),
+        ({"score": lambda x, t: x[:, :1]}, ValueError, r"score returned shape \(3, 1\)"),
+        ({"score": lambda x, t: x.detach()}, ValueError, "has no gradient"),
+        ({"prior": lambda x: x}, ValueError, r"prior returned shape \(3, 2\)"),
+    ],
+)
+def test_flow_log_prob_refuses(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        flow_log_prob(**{"sde": SDE, "score": lambda x, t: -x, "x_0": torch.zeros(3, 2), **kwargs})

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from ddpm_edu import GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle, ancestral
-from ddpm_edu.samplers import annealed_langevin, langevin
+from ddpm_edu.oracles import SDEOracle
+from ddpm_edu.samplers import annealed_langevin, langevin, probability_flow, reverse_sde
+from ddpm_edu.sde import VPSDE
 
 DIFFUSION = GaussianDiffusion(NoiseSchedule.linear(10, 0.02, 0.5))
 VAR_0 = 0.3
@@ -209,3 +211,117 @@ def test_annealed_langevin_refuses_before_the_first_move(kwargs, message):
         annealed_langevin(
             **{"score": lambda x, s: -x, "x": torch.zeros(2), "sigmas": [1.0, 0.5], "ratio": 0.5, "steps": 3, **kwargs}
         )
+
+
+# In continuous time -----------------------------------------------------------------------------------------------
+
+SDE = VPSDE(0.2, 6.0)
+NORMAL = SDEOracle(GaussianMixture([1.0], [0.0], [VAR_0]), SDE)
+MODES = SDEOracle(GaussianMixture([0.3, 0.7], [-1.2, 0.8], [0.05, 0.10]), SDE)
+
+
+def variance_of(t):
+    """Var(x_t) and β(t) for N(0, VAR_0) data, in plain floats."""
+    alpha_bar = math.exp(-(0.2 * t + 2.9 * t * t))
+    return alpha_bar * VAR_0 + 1 - alpha_bar, 0.2 + 5.8 * t
+
+
+@pytest.mark.parametrize("eta, corrections", [(1.0, 0), (0.6, 0), (0.0, 0), (1.0, 2), (0.0, 1)])
+@pytest.mark.parametrize("steps", [10, [1.0, 0.7, 0.3, 0.1, 0.02]])
+def test_reverse_sde_variance_is_the_exact_recursion(steps, eta, corrections):
+    gen, times = torch.Generator().manual_seed(0), SDE.times(steps)
+    *_, last = reverse_sde(
+        SDE, NORMAL, torch.randn(100_000, generator=gen, dtype=torch.float64), steps, eta, corrections, 0.5, gen
+    )
+    want = 1.0
+    for t, s in pairwise(times):
+        v, beta = variance_of(t)
+        want = want * (1 + (t - s) * beta * (0.5 - 0.5 * (1 + eta**2) / v)) ** 2 + eta**2 * beta * (t - s)
+        gamma = 0.5 * (1 - math.exp(-(0.2 * s + 2.9 * s * s)))
+        for _ in range(corrections):
+            want = want * (1 - gamma / variance_of(s)[0]) ** 2 + 2 * gamma
+    looks_like(last.x_t, 0.0, want)
+
+
+def test_heun_is_its_two_stages_and_converges_with_order_two():
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)
+
+    def flow(x, t):
+        v, beta = variance_of(t)
+        return -0.5 * beta * (x - x / v)
+
+    want = x
+    for t, s in pairwise(SDE.times(10)):
+        guess = want + (s - t) * flow(want, t)
+        want = want + (s - t) / 2 * (flow(want, t) + flow(guess, s))
+    *_, last = probability_flow(SDE, NORMAL, x, 10)
+    assert torch.allclose(last.x_t, want, atol=1e-13)
+    # The exact map from N(0, V) to N(0, VAR_0) is a multiplication.
+    exact = x * math.sqrt(VAR_0 / variance_of(1.0)[0])
+    errors = [float(([*probability_flow(SDE, NORMAL, x, n)][-1].x_t - exact).abs().max()) for n in (40, 80, 160)]
+    assert all(math.log2(a / b) == pytest.approx(2, abs=0.1) for a, b in pairwise(errors))
+
+
+def test_the_flow_keeps_every_quantile_of_two_modes_both_ways():
+    x = torch.linspace(-1.5, 1.5, 7, dtype=torch.float64)
+    below = lambda x, t: (  # noqa: E731
+        MODES.data.weights * torch.special.ndtr((x[:, None] - MODES.q_t(t).means) / MODES.q_t(t).variances.sqrt())
+    ).sum(1)
+    up = [*probability_flow(SDE, MODES, x, [k / 400 for k in range(401)])]
+    for step in up[::100]:
+        assert torch.allclose(below(step.x_t, step.t), below(x, 0.0), atol=2e-5)
+    *_, down = probability_flow(SDE, MODES, up[-1].x_t, 400)
+    assert torch.allclose(down.x_t, x, atol=1e-4)
+
+
+def test_both_samplers_end_in_the_data_s_law():
+    gen = torch.Generator().manual_seed(0)
+    for walk in (
+        reverse_sde(SDE, MODES, MODES.q_t(1.0).sample(10_000, gen), 300, generator=gen),
+        reverse_sde(SDE, MODES, MODES.q_t(1.0).sample(10_000, gen), 300, eta=0.5, corrections=1, ratio=0.05, generator=gen),
+        probability_flow(SDE, MODES, MODES.q_t(1.0).sample(10_000, gen), 50),
+    ):
+        *_, last = walk
+        u = MODES.data
+        below = (u.weights * torch.special.ndtr((last.x_t[:, None] - u.means) / u.variances.sqrt())).sum(1)
+        looks_like(torch.special.ndtri(below), 0.0, 1.0)
+
+
+def test_what_the_sde_samplers_yield():
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    oracle = SDEOracle(GaussianMixture([1.0], [[0.0, 1.0]], [VAR_0]), SDE)
+    for walk in (reverse_sde(SDE, oracle, x, 4), probability_flow(SDE, oracle, x, [1.0, 0.6, 0.1])):
+        walk = list(walk)
+        assert walk[0].x_t is x
+        for step in walk:
+            assert torch.allclose(step.x_0_hat, SDE.x0_from_score(step.x_t, oracle(step.x_t, step.t), step.t))
+    assert [step.t for step in walk] == [1.0, 0.6, 0.1]
+    a, b = ([*reverse_sde(SDE, oracle, x, 4, generator=torch.Generator().manual_seed(1))][-1].x_t for _ in range(2))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "sampler, kwargs, error, message",
+    [
+        (reverse_sde, {"steps": 0}, ValueError, "steps = 0 is too small"),
+        (reverse_sde, {"steps": [0.0, 1.0]}, ValueError, "steps must go down"),
+        (reverse_sde, {"steps": [1.0, -0.1]}, ValueError, r"outside \[0, 1\]"),
+        (reverse_sde, {"eta": -0.5}, ValueError, "eta = -0.5"),
+        (reverse_sde, {"corrections": -1}, ValueError, "corrections = -1"),
+        (reverse_sde, {"ratio": 2.0}, ValueError, r"ratio = 2.0 is outside \(0, 2\)"),
+        (reverse_sde, {"x": torch.tensor([1, 2])}, TypeError, "x_1 has dtype"),
+        (probability_flow, {"steps": -3}, ValueError, "steps = -3 is too small"),
+        (probability_flow, {"steps": [1.0, 0.5, 0.6]}, ValueError, "strictly down, or strictly up"),
+        (probability_flow, {"x": torch.tensor([math.inf])}, ValueError, "x holds 1"),
+    ],
+)
+def test_the_sde_samplers_refuse_before_the_first_step(sampler, kwargs, error, message):
+    kwargs = {"x": torch.zeros(2), **kwargs}
+    with pytest.raises(error, match=message):
+        sampler(SDE, NORMAL, kwargs.pop("x"), **kwargs)
+
+
+@pytest.mark.parametrize("sampler", [reverse_sde, probability_flow])
+def test_a_score_of_the_wrong_shape_is_refused(sampler):
+    with pytest.raises(ValueError, match=r"score returned shape \(2,\), x has \(2, 3\)"):
+        list(sampler(SDE, lambda x, t: x[:, 0], torch.zeros(2, 3), 2))
