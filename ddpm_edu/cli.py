@@ -107,7 +107,7 @@ def run_train(args: argparse.Namespace) -> int:
         "cpu_seconds": round(state.cpu_seconds, 1),  # over the threads: what the wall time would be on cores that are free
         "loss_curve": [[step, round(loss, 5)] for step, loss in state.loss_curve],
     }
-    weights.save(out, state.ema_network, card)
+    weights.save(out, state.ema_network, card, getattr(torch, config.stored))
     checkpoint.unlink(missing_ok=True)
     print(f"{out} and {weights.card_path(out).name} written after {state.seconds / 60:.1f} minutes of training")
     return 0

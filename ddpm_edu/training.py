@@ -61,8 +61,10 @@ class TrainConfig:
     clip_grad: float = 1.0  # the gradient's norm is cut to this
     ema_decay: float = 0.9999
     flip: bool = False  # mirror half of the images left to right
-    precision: str = "float32"  # or "bfloat16": autocast
+    label_drop: float = 0.1  # share of labels hidden from a network with classes [Ho & Salimans 2022, Alg. 1]
+    precision: str = "auto"  # "float32", "bfloat16", or "auto": what the device is fast at
     seed: int = 0
+    stored: str = "float32"  # how the finished weights are written; "float16" halves the file
     sample_steps: int | None = None  # moves of the default sampler; None visits all T
 
     def __post_init__(self):
@@ -74,8 +76,11 @@ class TrainConfig:
         number(self.weight_decay, "weight_decay", 0, math.inf, closed="low")
         number(self.clip_grad, "clip_grad", 0, math.inf, closed="high")
         number(self.ema_decay, "ema_decay", 0, 1, closed="low")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision = {self.precision!r} must be 'float32' or 'bfloat16'")
+        number(self.label_drop, "label_drop", 0, 1, closed="low high")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision = {self.precision!r} must be 'auto', 'float32' or 'bfloat16'")
+        if self.stored not in ("float32", "float16"):
+            raise ValueError(f"stored = {self.stored!r} must be 'float32' or 'float16'")
         build_schedule(self.schedule, self.T).steps(self.sample_steps)
 
     def diffusion(self) -> GaussianDiffusion:
@@ -103,16 +108,30 @@ PRESETS = {
         warmup=200,
         lr_decay=True,
         ema_decay=0.999,
+        precision="float32",
         sample_steps=50,
     ),
     "mnist": TrainConfig(
         data="mnist",
-        network={"kind": "UNet", "size": 28, "channels": 1, "base": 32, "multipliers": [1, 2, 2], "attention": [7]},
-        steps=20_000,
+        network={
+            "kind": "UNet",
+            "size": 28,
+            "channels": 1,
+            "base": 32,
+            "multipliers": [1, 2, 3],
+            "blocks": 1,
+            "attention": [7],
+            "classes": 10,
+        },
+        schedule="cosine",
+        steps=8000,
+        batch=64,
         lr=1e-3,
-        warmup=500,
+        warmup=300,
         lr_decay=True,
         ema_decay=0.999,
+        stored="float16",
+        sample_steps=100,
     ),
     "cifar10": TrainConfig(flip=True),
     "celeba": TrainConfig(
@@ -134,6 +153,15 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return rate
 
 
+def fast_precision(device: torch.device) -> str:
+    """bfloat16 where the device multiplies matrices in it (GPUs since Ampere, CPUs with AMX), otherwise float32."""
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"
+
+
 def ema_decay(config: TrainConfig, n: int) -> float:
     """min(decay, (1 + n)/(10 + n)) for the n-th average: at the start a long memory would remember the random weights."""
     return min(config.ema_decay, (1 + n) / (10 + n))
@@ -146,7 +174,9 @@ class TrainState:
     """Everything that changes while training: network, averaged network, optimiser, step, and the loss curve."""
 
     def __init__(self, config: TrainConfig, device: str | torch.device = "cpu"):
-        self.config, self.device = config, torch.device(device)
+        self.device = torch.device(device)
+        precision = fast_precision(self.device) if config.precision == "auto" else config.precision
+        self.config = config = dataclasses.replace(config, precision=precision)
         self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0  # time as the clock and as the processors count it
         self.loss_curve: list[tuple[int, float]] = []  # (step, mean loss since the entry before), about 100 entries
         self._recent: list[float] = []
@@ -247,13 +277,17 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
     until = config.steps if until is None else count(until, "until")
     if not len(data):
         raise ValueError("data is empty")
+    classes = config.network.get("classes", 0)
+    if classes:
+        _check_labels(getattr(data, "labels", None), len(data), classes)
 
     def loop() -> Iterator[Metrics]:
         network.train()
         while state.step < until:
             started, cpu_started, step = time.perf_counter(), time.process_time(), state.step + 1
 
-            x_0 = data[_batch(config, len(data), step)].to(device)
+            indices = _batch(config, len(data), step)
+            x_0 = data[indices].to(device)
             on_cpu, on_device = _generator(config.seed, step, "t"), _generator(config.seed, step, "eps", device=device)
             if config.flip:
                 mirrored = torch.rand(len(x_0), generator=on_cpu) < 0.5
@@ -261,9 +295,15 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
             t = torch.randint(1, diffusion.T + 1, (len(x_0),), generator=on_cpu)
             eps = torch.randn(x_0.shape, generator=on_device, device=device)
 
+            model = network
+            if classes:
+                hidden = torch.rand(len(x_0), generator=_generator(config.seed, step, "y")) < config.label_drop
+                y = data.labels[indices].masked_fill(hidden, classes).to(device)
+                model = lambda x_t, t: network(x_t, t, y)  # noqa: B023, E731
+
             with _seeded(device, config.seed, step, "dropout"):
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    loss = diffusion.simple_loss(network, x_0, t, eps)
+                    loss = diffusion.simple_loss(model, x_0, t, eps)
                 state.optimizer.zero_grad()
                 loss.backward()
             grad_norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_grad)
@@ -289,6 +329,16 @@ def _batch(config: TrainConfig, n: int, step: int) -> Tensor:
     size = min(config.batch, n)
     epoch, k = divmod(step - 1, n // size)
     return torch.randperm(n, generator=_generator(config.seed, epoch, "order"))[k * size : (k + 1) * size]
+
+
+def _check_labels(labels: Tensor | None, n: int, classes: int) -> None:
+    if labels is None:
+        raise ValueError(f"the network has {classes} classes, but the data have no labels")
+    if labels.shape != (n,) or labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} from {labels.min()} to {labels.max()} do not fit {n} images and the "
+            f"network's classes 0..{classes - 1}"
+        )
 
 
 def _diagnosis(step: int, loss: Tensor, grad_norm: Tensor, lr: float, x_0: Tensor) -> str:

@@ -1,43 +1,48 @@
 """The U-Net that predicts ε from (x_t, t) [Ho 2020, Appendix B]: one block after the other, each on one screen.
 
 Going down, every block's output is kept; going up, each is handed to its mirror image, so fine detail need not pass
-through the narrow middle. The step t enters every residual block as a vector that is added to the features.
+through the narrow middle. The step t enters every residual block as a vector that is added to the features; a class, where the
+network knows classes, is added to that vector.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ._args import count, number
 
 
-def time_embedding(t: Tensor, dim: int) -> Tensor:
-    """sin(t ω_i), then cos(t ω_i), with ω_i = 10000^(-i/(d-1)), i = 0..d-1, d = dim/2 [Vaswani 2017, Sec. 3.5].
+def time_embedding(t: Tensor, dim: int, shift: int = 1) -> Tensor:
+    """sin(t ω_i), then cos(t ω_i), with ω_i = 10000^(-i/(d-shift)), i = 0..d-1, d = dim/2 [Vaswani 2017, Sec. 3.5].
 
     Slow and fast waves together tell neighbouring steps apart without saying that step 500 is 500 times step 1.
-    t (B,) gives shape (B, dim), float32. Raises ValueError for an odd `dim` or one below 4.
+    `shift` is 1 in the paper's network and 0 in several later ones. t (B,) gives shape (B, dim), float32. Raises ValueError for an odd `dim` or one below 4.
     """
     if count(dim, "dim", low=4) % 2:
         raise ValueError(f"dim = {dim} must be even: half sines, half cosines")
     i = torch.arange(dim // 2, dtype=torch.float32, device=t.device)
-    angles = t.float()[:, None] * torch.exp(-math.log(10000) * i / (dim // 2 - 1))
+    angles = t.float()[:, None] * torch.exp(-math.log(10000) * i / (dim // 2 - shift))
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
-    """GroupNorm with the largest fitting number of groups up to `groups`, each of at least four channels.
+def group_norm(channels: int, groups: int | None = None, eps: float = 1e-6) -> nn.GroupNorm:
+    """GroupNorm with `groups` groups; by default the largest fitting number up to 32, each of at least four channels.
 
     A group of one channel would subtract the time embedding, which is constant over the image, and with it all
     knowledge of t.
     """
-    fitting = max(g for g in range(1, groups + 1) if channels % g == 0 and (g == 1 or channels // g >= 4))
-    return nn.GroupNorm(fitting, channels, eps=1e-6)
+    if groups is None:
+        groups = max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 4))
+    return nn.GroupNorm(groups, channels, eps=eps)
 
 
 def zero(layer: nn.Module) -> nn.Module:
@@ -47,33 +52,44 @@ def zero(layer: nn.Module) -> nn.Module:
     return layer
 
 
-class ResBlock(nn.Module):
-    """h + f(h, time): norm, SiLU, conv, add the time, norm, SiLU, dropout, conv (which starts at 0)."""
+Norm = Callable[[int], nn.Module]  # the normalisation of that many channels
 
-    def __init__(self, channels: int, out_channels: int, time_dim: int, dropout: float):
+
+class ResBlock(nn.Module):
+    """h + f(h, time): norm, SiLU, conv, add the time, norm, SiLU, dropout, conv (which starts at 0).
+
+    With `scale_shift` the time multiplies and shifts what the second norm gives, instead of being added before it.
+    """
+
+    def __init__(self, channels: int, out_channels: int, time_dim: int, dropout: float, norm: Norm, scale_shift: bool):
         super().__init__()
-        self.norm1 = group_norm(channels)
+        self.scale_shift = scale_shift
+        self.norm1 = norm(channels)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.time = nn.Linear(time_dim, out_channels)
-        self.norm2 = group_norm(out_channels)
+        self.time = nn.Linear(time_dim, (1 + scale_shift) * out_channels)
+        self.norm2 = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.time(time)[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return self.skip(x) + h
+        time = self.time(time)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = time.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + time)
+        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
 
 
 class Attention(nn.Module):
     """Every pixel looks at every other: h + W softmax(q kᵀ / √d) v, the output W starting at 0."""
 
-    def __init__(self, channels: int, heads: int):
+    def __init__(self, channels: int, heads: int, norm: Norm):
         super().__init__()
         self.heads = heads
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero(nn.Conv2d(channels, channels, 1))
 
@@ -86,26 +102,29 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block, followed by attention at the resolutions that have it."""
+    """A residual block, followed by attention where `heads` is not 0."""
 
-    def __init__(self, channels: int, out_channels: int, time_dim: int, dropout: float, heads: int):
+    def __init__(
+        self, channels: int, out_channels: int, time_dim: int, dropout: float, heads: int, norm: Norm, scale_shift: bool
+    ):
         super().__init__()
-        self.res = ResBlock(channels, out_channels, time_dim, dropout)
-        self.attention = Attention(out_channels, heads) if heads else nn.Identity()
+        self.res = ResBlock(channels, out_channels, time_dim, dropout, norm, scale_shift)
+        self.attention = Attention(out_channels, heads, norm) if heads else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         return self.attention(self.res(x, time))
 
 
 class Downsample(nn.Module):
-    """Half the side, by a convolution of stride 2 (padded right and below, as the published networks are)."""
+    """Half the side, by a convolution of stride 2: padded right and below as in the paper's network, or all around."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, pad_all: bool = False):
         super().__init__()
+        self.padding = (1, 1, 1, 1) if pad_all else (0, 1, 0, 1)  # left, right, top, bottom
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(F.pad(x, self.padding))
 
 
 class Upsample(nn.Module):
@@ -123,9 +142,17 @@ class UNet(nn.Module):
     """ε_θ(x_t, t) for images (B, channels, size, size) and t an int64 tensor (B,) [Ho 2020, Appendix B].
 
     `base` channels at full resolution, `base * multipliers[k]` after k halvings, `blocks` residual blocks per level on
-    the way down (one more on the way up), attention where the image's side is in `attention` and in the middle.
-    The defaults are the paper's CIFAR-10 network: 35.7 million parameters. It starts as ε̂ = 0.
-    Raises ValueError for a size that cannot be halved often enough, or an input of another shape.
+    the way down (one more on the way up), attention where the image's side is in `attention` and in the middle, with
+    `heads` heads (or heads of `head_channels` channels). The defaults are the paper's CIFAR-10 network: 35.7 million
+    parameters. It starts as ε̂ = 0.
+
+    `classes` > 0 makes it ε_θ(x_t, t, y): y int64 (B,) in 0..classes-1, or `classes` for "not told", which is also what
+    leaving y out means [Ho & Salimans 2022]. `learned_variance` doubles the output to (B, 2·channels, size, size): ε̂,
+    then v [Nichol & Dhariwal 2021, Eq. 15]. `checkpointing` keeps only the blocks' inputs for the backward pass and
+    computes the rest again: less memory, a third more time.
+    `groups`, `norm_eps`, `shift`, `scale_shift`, `pad_all` are what other published networks do differently; imported
+    weights set them (`weights.from_diffusers`, `weights.from_openai`).
+    Raises ValueError for a size that cannot be halved often enough, an input of another shape, or y without classes.
     """
 
     def __init__(
@@ -138,70 +165,92 @@ class UNet(nn.Module):
         attention: Sequence[int] = (16,),
         dropout: float = 0.0,
         heads: int = 1,
+        classes: int = 0,
+        learned_variance: bool = False,
+        checkpointing: bool = False,
+        head_channels: int | None = None,
+        groups: int | None = None,
+        norm_eps: float = 1e-6,
+        shift: int = 1,
+        scale_shift: bool = False,
+        pad_all: bool = False,
     ):
         super().__init__()
         multipliers, attention = [int(m) for m in multipliers], [int(side) for side in attention]
-        self.config: dict[str, Any] = dict(
-            size=size,
-            channels=channels,
-            base=base,
-            multipliers=multipliers,
-            blocks=blocks,
-            attention=attention,
-            dropout=dropout,
-            heads=heads,
-        )
+        given = dict(locals())
+        self.config: dict[str, Any] = {name: given[name] for name in inspect.signature(UNet).parameters}
         _validate(**self.config)
-        time_dim = 4 * base
-        self.time = nn.Sequential(nn.Linear(base, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim), nn.SiLU())
+        widths, time_dim = [base * m for m in multipliers], 4 * base
+        norm = partial(group_norm, groups=groups, eps=norm_eps)
+
+        def block(channels: int, out_channels: int, attend: bool) -> Block:
+            of_all = (out_channels // head_channels) if head_channels else heads
+            return Block(channels, out_channels, time_dim, dropout, of_all if attend else 0, norm, scale_shift)
+
+        self.time = nn.Sequential(nn.Linear(base, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
         self.first = nn.Conv2d(channels, base, 3, padding=1)
 
         self.down, kept, width, side = nn.ModuleList(), [base], base, size
-        for level, multiplier in enumerate(multipliers):
+        for level, level_width in enumerate(widths):
             if level:
-                self.down.append(Downsample(width))
+                self.down.append(Downsample(width, pad_all))
                 kept.append(width)
                 side //= 2
             for _ in range(blocks):
-                self.down.append(Block(width, base * multiplier, time_dim, dropout, heads if side in attention else 0))
-                width = base * multiplier
+                self.down.append(block(width, level_width, side in attention))
+                width = level_width
                 kept.append(width)
 
-        self.middle = nn.ModuleList([Block(width, width, time_dim, dropout, h) for h in (heads, 0)])
+        self.middle = nn.ModuleList([block(width, width, attend) for attend in (True, False)])
 
         self.up = nn.ModuleList()
-        for level, multiplier in reversed(list(enumerate(multipliers))):
+        for level, level_width in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
-                h = heads if side in attention else 0
-                self.up.append(Block(width + kept.pop(), base * multiplier, time_dim, dropout, h))
-                width = base * multiplier
+                self.up.append(block(width + kept.pop(), level_width, side in attention))
+                width = level_width
             if level:
                 self.up.append(Upsample(width))
                 side *= 2
 
-        self.last = nn.Sequential(group_norm(width), nn.SiLU(), zero(nn.Conv2d(width, channels, 3, padding=1)))
+        out_channels = (1 + learned_variance) * channels
+        self.last = nn.Sequential(norm(width), nn.SiLU(), zero(nn.Conv2d(width, out_channels, 3, padding=1)))
+        self.classes = nn.Embedding(classes + 1, time_dim) if classes else None
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        if x_t.shape[1:] != (self.config["channels"], self.config["size"], self.config["size"]):
-            want = "(B, {channels}, {size}, {size})".format(**self.config)
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        config = self.config
+        if x_t.shape[1:] != (config["channels"], config["size"], config["size"]):
+            want = "(B, {channels}, {size}, {size})".format(**config)
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}; this network takes {want}")
-        time = self.time(time_embedding(t, self.config["base"]).to(self.first.weight.dtype))
+        if y is not None and self.classes is None:
+            raise ValueError("y was given to a network without classes: classes = 0")
+        time = self.time(time_embedding(t, config["base"], config["shift"]).to(self.first.weight.dtype))
+        if self.classes is not None:
+            time = time + self.classes(torch.full_like(t, config["classes"]) if y is None else y)
+        time = F.silu(time)
         h = self.first(x_t)
         kept = [h]
         for block in self.down:
-            h = block(h, time)
+            h = self._run(block, h, time)
             kept.append(h)
         for block in self.middle:
-            h = block(h, time)
+            h = self._run(block, h, time)
         for block in self.up:
-            h = block(h if isinstance(block, Upsample) else torch.cat([h, kept.pop()], dim=1), time)
+            h = self._run(block, h if isinstance(block, Upsample) else torch.cat([h, kept.pop()], dim=1), time)
         return self.last(h)
 
+    def _run(self, block: nn.Module, h: Tensor, time: Tensor) -> Tensor:
+        if self.config["checkpointing"] and torch.is_grad_enabled():
+            return checkpoint(block, h, time, use_reentrant=False)
+        return block(h, time)
 
-def _validate(size, channels, base, multipliers, blocks, attention, dropout, heads) -> None:
+
+def _validate(
+    size, channels, base, multipliers, blocks, attention, dropout, heads, classes, learned_variance, checkpointing,
+    head_channels, groups, norm_eps, shift, scale_shift, pad_all
+) -> None:  # fmt: skip
     count(size, "size"), count(channels, "channels"), count(base, "base", low=4)
-    count(blocks, "blocks"), count(heads, "heads")
-    number(dropout, "dropout", 0, 1, closed="low")
+    count(blocks, "blocks"), count(heads, "heads"), count(classes, "classes", low=0), count(shift, "shift", low=0)
+    number(dropout, "dropout", 0, 1, closed="low"), number(norm_eps, "norm_eps", 0, 1)
     if not multipliers or min(multipliers) < 1:
         raise ValueError(f"multipliers = {multipliers} must be a list of integers >= 1, one per resolution")
     halvings = len(multipliers) - 1
@@ -210,5 +259,9 @@ def _validate(size, channels, base, multipliers, blocks, attention, dropout, hea
     sides = [size >> k for k in range(halvings + 1)]
     if not set(attention) <= set(sides):
         raise ValueError(f"attention = {attention} names a side that does not occur; this network has the sides {sides}")
-    if base % 2 or any(base * m % heads for m in multipliers):
-        raise ValueError(f"base = {base} must be even and every level's width divisible by heads = {heads}")
+    per_head = heads if head_channels is None else count(head_channels, "head_channels")
+    if base % 2 or any(base * m % per_head for m in multipliers):
+        asked = f"heads = {heads}" if head_channels is None else f"head_channels = {head_channels}"
+        raise ValueError(f"base = {base} must be even and every level's width divisible by {asked}")
+    if groups is not None and any(base * m % count(groups, "groups") for m in [1, *multipliers]):
+        raise ValueError(f"groups = {groups} must divide the width of every level, base = {base} times {multipliers}")

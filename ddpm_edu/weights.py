@@ -46,14 +46,15 @@ def build_schedule(kind: str, T: int) -> NoiseSchedule:
     return kinds[kind](T)
 
 
-def save(path: str | Path, network: nn.Module, card: dict[str, Any]) -> None:
+def save(path: str | Path, network: nn.Module, card: dict[str, Any], dtype: torch.dtype | None = None) -> None:
     """Write the network's weights to `path` (…safetensors) and its card to the same name ending in .json.
 
+    `dtype` rounds the numbers for a smaller file, say to torch.float16; `load` gives float32 all the same.
     The card gets the entry "network", from which `load` rebuilds it. The weight file carries that and the card's
     "config" in its header, so it can be used alone.
     """
     description = {"kind": type(network).__name__, **network.config}  # type: ignore[dict-item]
-    tensors = {name: tensor.detach().to("cpu") for name, tensor in network.state_dict().items()}
+    tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in network.state_dict().items()}
     essence = json.dumps({"network": description, "config": card.get("config", {})})
     write_tensors(path, tensors, {"format": "ddpm_edu weights", "card": essence})
     write_card(path, {**card, "network": description})
