@@ -111,6 +111,18 @@ class GaussianDiffusion:
         beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta
         return Gaussian(_cast(of_x_0, x_0) * x_0 + _cast(of_x_t, x_t) * x_t, _cast(beta_tilde, x_t))
 
+    def q_ddim(self, x_0: Tensor, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None, eta: float = 0.0) -> Gaussian:
+        """q_σ(x_s | x_t, x_0), which leaves every marginal q(x_t | x_0) as it is, for any σ² = η² β̃ [Song 2021, DDIM, Eq. 7].
+
+        N(√ᾱ_s x_0 + √(1-ᾱ_s-σ²) · (x_t - √ᾱ_t x_0)/√(1-ᾱ_t), σ² I),   0 <= η <= 1.  η = 1 is `q_posterior`, η = 0 a point.
+        """
+        shape = common_shape(x_0=real(x_0, "x_0"), x_t=real(x_t, "x_t"))
+        alpha_bar_t, alpha_bar_s, _, beta = self._pair(t, s, shape)
+        sigma2 = number(eta, "eta", 0, 1, closed="low high") ** 2 * (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta
+        of_x_t = ((1 - alpha_bar_s - sigma2) / (1 - alpha_bar_t)).sqrt()
+        of_x_0 = alpha_bar_s.sqrt() - alpha_bar_t.sqrt() * of_x_t
+        return Gaussian(_cast(of_x_0, x_0) * x_0 + _cast(of_x_t, x_t) * x_t, _cast(sigma2, x_t))
+
     # The reverse process p ----------------------------------------------------------------------------------------
 
     def sigma2_beta(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:

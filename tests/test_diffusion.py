@@ -404,3 +404,23 @@ def test_the_clipped_variance_at_t_1_is_the_next_one_or_beta_1(betas):
     assert float(diffusion.sigma2_beta_tilde_clipped(f64(0.5), 1)) == pytest.approx(want, rel=1e-12)
     if len(betas) > 1:
         assert float(diffusion.sigma2_beta_tilde_clipped(f64(0.5), 2)) == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("t, s", [(1, 0), (7, 6), (10, 2)])
+def test_q_ddim_keeps_the_marginal_and_is_the_posterior_at_eta_1(eta, t, s):
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(10, 0.02, 0.5))
+    x_0 = torch.tensor([0.7, -1.3], dtype=torch.float64)
+    bar_t, bar_s = (math.prod(1 - b for b in diffusion.schedule.betas.tolist()[: k + 1]) for k in (t, s))
+    # Push q(x_t | x_0) through the conditional: it is affine in x_t, so two values of x_t give slope and mean.
+    at_mean = diffusion.q_ddim(x_0, math.sqrt(bar_t) * x_0, t, s, eta)
+    slope = diffusion.q_ddim(x_0, math.sqrt(bar_t) * x_0 + 1, t, s, eta).mean - at_mean.mean
+    assert torch.allclose(at_mean.mean, math.sqrt(bar_s) * x_0, atol=1e-13)
+    assert torch.allclose(slope**2 * (1 - bar_t) + at_mean.var, torch.full_like(x_0, 1 - bar_s), atol=1e-13)
+    assert torch.allclose(
+        at_mean.var, torch.full_like(x_0, eta**2 * (1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s)), atol=1e-14
+    )
+    if eta == 1:
+        x_t = torch.tensor([0.2, 3.0], dtype=torch.float64)
+        p, q = diffusion.q_ddim(x_0, x_t, t, s, eta), diffusion.q_posterior(x_0, x_t, t, s)
+        assert torch.allclose(p.mean, q.mean, atol=1e-13) and torch.allclose(p.var, q.var, atol=1e-14)

@@ -8,8 +8,9 @@ import torch
 
 from ddpm_edu import GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle, ancestral
 from ddpm_edu.oracles import SDEOracle
-from ddpm_edu.samplers import annealed_langevin, langevin, probability_flow, reverse_sde
+from ddpm_edu.samplers import annealed_langevin, ddim, guided, langevin, probability_flow, reverse_sde
 from ddpm_edu.sde import VPSDE
+from ddpm_edu.unet import UNet
 
 DIFFUSION = GaussianDiffusion(NoiseSchedule.linear(10, 0.02, 0.5))
 VAR_0 = 0.3
@@ -325,3 +326,85 @@ def test_the_sde_samplers_refuse_before_the_first_step(sampler, kwargs, error, m
 def test_a_score_of_the_wrong_shape_is_refused(sampler):
     with pytest.raises(ValueError, match=r"score returned shape \(2,\), x has \(2, 3\)"):
         list(sampler(SDE, lambda x, t: x[:, 0], torch.zeros(2, 3), 2))
+
+
+# DDIM ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("steps", [None, 4, [10, 7, 1, 0]])
+def test_ddim_variance_is_the_exact_recursion(eta, steps):
+    gen = torch.Generator().manual_seed(0)
+    n = 200_000
+    x_T = torch.randn(n, generator=gen, dtype=torch.float64)
+    *_, last = ddim(DIFFUSION, ORACLE, x_T, steps, eta, generator=gen)
+    bars, variance = DIFFUSION.schedule.alpha_bars.tolist(), 1.0
+    for t, s in pairwise(DIFFUSION.schedule.steps(steps)):
+        gain = math.sqrt(bars[t]) * VAR_0 / (bars[t] * VAR_0 + 1 - bars[t])  # E[x_0 | x_t] = gain x_t
+        noise = (1 - math.sqrt(bars[t]) * gain) / math.sqrt(1 - bars[t])  # E[ε | x_t] = noise x_t
+        sigma2 = eta**2 * (1 - bars[s]) / (1 - bars[t]) * (1 - bars[t] / bars[s])
+        variance *= (math.sqrt(bars[s]) * gain + math.sqrt(1 - bars[s] - sigma2) * noise) ** 2
+        variance += sigma2
+    x = last.x_t / math.sqrt(variance)
+    for power, mean, var in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs(float((x**power).mean()) - mean) < 5 * math.sqrt(var / n)
+
+
+def test_ddim_at_eta_1_is_ancestral_with_beta_tilde_and_at_0_draws_nothing():
+    x_T = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gens = [torch.Generator().manual_seed(1) for _ in range(2)]
+    a = [*ddim(DIFFUSION, ORACLE, x_T, 5, 1.0, clip=0.7, generator=gens[0])]
+    b = [*ancestral(DIFFUSION, ORACLE, x_T, 5, DIFFUSION.sigma2_beta_tilde, clip=0.7, generator=gens[1])]
+    assert all(torch.allclose(p.x_t, q.x_t, atol=1e-13) and p.t == q.t for p, q in zip(a, b)) and len(a) == 6
+    before = torch.get_rng_state()
+    *_, last = ddim(DIFFUSION, ORACLE, x_T)
+    assert torch.equal(torch.get_rng_state(), before) and torch.isfinite(last.x_t).all()
+
+
+def test_ddim_refuses():
+    x_T = torch.zeros(2)
+    for eta in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match="eta"):
+            ddim(DIFFUSION, ORACLE, x_T, eta=eta)
+    with pytest.raises(ValueError, match="steps"):
+        ddim(DIFFUSION, ORACLE, x_T, [5, 5, 0])
+
+
+# Guidance -----------------------------------------------------------------------------------------------------------
+
+
+def known(x_t, t, y):
+    """A network whose answer tells the class it was given: 100 y + t everywhere."""
+    return (100.0 * y + t)[:, None].expand_as(x_t)
+
+
+@pytest.mark.parametrize("scale, want", [(0.0, 1007.0), (1.0, 307.0), (2.0, 2 * 307.0 - 1007.0), (0.5, 657.0)])
+def test_guided_extrapolates_from_untold_to_told(scale, want):
+    got = guided(known, torch.tensor([3, 3]), scale, classes=10)(torch.zeros(2, 4), torch.tensor([7, 7]))
+    assert torch.equal(got, torch.full((2, 4), want))
+
+
+def test_guided_on_a_network_uses_its_own_number_of_classes():
+    network = UNet(size=4, channels=1, base=8, multipliers=(1,), blocks=1, attention=(), classes=3).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(0.2 * torch.randn(p.shape, generator=generator))
+    x_t, t, y = torch.randn(2, 1, 4, 4, generator=generator), torch.tensor([5, 5]), torch.tensor([0, 2])
+    told, untold = network(x_t, t, y), network(x_t, t)
+    assert (told - untold).abs().max() > 1e-3
+    assert torch.allclose(guided(network, y, 3.0)(x_t, t), untold + 3 * (told - untold), atol=1e-5)
+
+
+def test_guided_refuses():
+    plain = UNet(size=4, channels=1, base=8, multipliers=(1,), blocks=1, attention=())
+    with pytest.raises(ValueError, match="classes = 0"):
+        guided(plain, torch.tensor([1]))
+    with pytest.raises(ValueError, match=r"from 3 to 10.*0\.\.9"):
+        guided(known, torch.tensor([3, 10]), classes=10)
+    with pytest.raises(TypeError, match="int64"):
+        guided(known, torch.tensor([1.0]), classes=10)
+    with pytest.raises(ValueError, match="scale"):
+        guided(known, torch.tensor([1]), -1.0, classes=10)
+    with pytest.raises(ValueError, match="1 classes for 2 images"):
+        guided(known, torch.tensor([1]), classes=10)(torch.zeros(2, 4), torch.tensor([7, 7]))
