@@ -58,6 +58,23 @@ def ancestral(
     return walk()
 
 
+def autocast(network: Callable[..., Tensor], dtype: torch.dtype = torch.bfloat16) -> Callable[..., Tensor]:
+    """The same network with its convolutions and matrix products in `dtype` (torch.autocast); ε̂ comes back in x_t's dtype.
+
+    Faster where the hardware multiplies in bfloat16 (GPUs since Ampere, CPUs with AMX), and rounded to 8 bits inside: ε̂
+    moves by about half a percent of its size, a bound by about 1e-4 bits/dim. Takes and passes on (x_t, t) or (x_t, t, y).
+    """
+    if dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype = {dtype} must be torch.bfloat16 or torch.float16")
+
+    def eps_model(x_t: Tensor, *rest: Tensor) -> Tensor:
+        with torch.autocast(x_t.device.type, dtype):
+            return network(x_t, *rest).to(x_t.dtype)
+
+    eps_model.config = getattr(network, "config", {})  # type: ignore[attr-defined]
+    return eps_model
+
+
 class LangevinStep(NamedTuple):
     """A visited state: x after k moves, at the noise level sigma (0 is the target itself)."""
 
