@@ -96,15 +96,18 @@ def walk_density(moves: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]], rea
 
     A move takes points x and returns mean and variance there. Returns the last grid, on [-reach, reach], and the density
     on it. A grid's spacing is at most two thirds of the smallest deviation of the noise that made it: the trapezoidal rule is
-    then exact to 1e-8, as long as the noise of a move is no less than two thirds of that of the move before it.
+    then exact to 1e-8, as long as the noise of a move is no less than two thirds of that of the move before it. On the way
+    401 points are enough for that; the last grid, on which a caller goes on to integrate, has 8001 at least.
     """
-    x = grid(-reach, reach, 801)
+    x = grid(-reach, reach, 401)
     density = torch.exp(-0.5 * x**2) / (2 * torch.pi) ** 0.5
-    for move in moves:
+    for k, move in enumerate(moves, start=1):
         mean, var = move(x)
-        y = grid(-reach, reach, max(801, int(3 * reach / float(var.min().sqrt()))))
-        kernel = torch.exp((y.unsqueeze(1) - mean) ** 2 / (-2 * var)) / (2 * torch.pi * var) ** 0.5
-        x, density = y, integrate(kernel * density, x)
+        y = grid(-reach, reach, max(8001 if k == len(moves) else 401, int(3 * reach / float(var.min().sqrt()))))
+        weights = torch.full_like(x, float(x[1] - x[0]))
+        weights[[0, -1]] /= 2  # the trapezoidal rule, as a vector
+        kernel = (y.unsqueeze(1) - mean).square_().div_(-2 * var).exp_()
+        x, density = y, kernel @ (weights * density / (2 * torch.pi * var) ** 0.5)
     return x, density
 
 
