@@ -15,6 +15,7 @@ from ddpm_edu.likelihood import (
     consistency_terms,
     eps_errors,
     flow_log_prob,
+    linear_eps_errors,
     path_log_ratio,
     posterior_terms,
     variational_bound,
@@ -253,6 +254,25 @@ def joint_log_ratio(path):
     return total
 
 
+def test_linear_eps_errors_are_those_of_least_squares():
+    gen = torch.Generator().manual_seed(14)
+    x_0 = torch.randn(6, 3, generator=gen, dtype=torch.float64) @ torch.randn(3, 3, generator=gen, dtype=torch.float64) + 2
+    table = linear_eps_errors(SHORT, x_0)
+    assert torch.isnan(table[0]) and table.shape == (5,)
+    cov = torch.cov(x_0.T, correction=0)
+    for t in range(1, 5):
+        bar = math.prod(1 - beta for beta in BETAS[:t])
+        joint = bar * cov + (1 - bar) * torch.eye(3, dtype=torch.float64)  # Cov(x_t); Cov(ε, x_t) is √(1-ᾱ_t) I
+        left = torch.eye(3, dtype=torch.float64) - (1 - bar) * torch.linalg.inv(joint)
+        assert float(table[t]) == pytest.approx(float(left.trace()) / 3, abs=1e-12)
+    # A point leaves no error; a number a line has one eigenvalue; images are flattened.
+    assert linear_eps_errors(SHORT, torch.ones(4, 2)).nan_to_num().abs().max() == 0
+    numbers = torch.randn(50, generator=gen)
+    torch.testing.assert_close(linear_eps_errors(SHORT, numbers)[1:], linear_eps_errors(SHORT, numbers.reshape(50, 1, 1))[1:])
+    with pytest.raises(ValueError, match="N >= 2"):
+        linear_eps_errors(SHORT, torch.zeros(1, 2))
+
+
 def test_eps_errors_of_a_linear_network_for_gaussian_data():
     # ε_θ = k x_t, x_0 ~ N(0, s²): E (ε - k x_t)² = 1 - 2k√(1-ᾱ) + k² Var(x_t), and E ε_θ² = k² Var(x_t).
     gen = torch.Generator().manual_seed(0)
@@ -473,3 +493,38 @@ def test_single_precision_networks_are_asked_in_their_own_precision():
 def test_flow_log_prob_refuses(kwargs, error, message):
     with pytest.raises(error, match=message):
         flow_log_prob(**{"sde": SDE, "score": lambda x, t: -x, "x_0": torch.zeros(3, 2), **kwargs})
+
+
+# The sampled bound --------------------------------------------------------------------------------------------------
+
+
+def test_sampled_bits_is_the_bound_within_its_own_error():
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(12, 0.02, 0.5))
+    generator = torch.Generator().manual_seed(0)
+    x_0 = (torch.randint(0, 17, (300, 4), generator=generator) / 8 - 1).double()
+    labels = torch.arange(300) % 2
+    x_0[labels == 1] *= 0.5  # another law for another class: 0 is the only value that both networks know
+
+    def eps_model_of(y):  # a class's own network: the best linear one, known from the class's variance
+        return lambda x_t, t: x_t * torch.where(y == 1, 0.9, 0.6)[:, None]
+
+    x_0 = (x_0 * 8).round() / 8
+    got = sampled_bits(diffusion, eps_model_of, x_0, labels, 30, levels=17, generator=generator)
+    whole = [variational_bound(diffusion, eps_model_of(labels), x_0, levels=17, generator=generator) for _ in range(40)]
+    want = {key: sum(b.bits_per_dim()[key] for b in whole) / 40 for key in ("total", "L_0", "L_1:T-1", "L_T")}
+    assert 0 < got["standard_error"] < 0.05 * got["total"]
+    assert abs(got["total"] - want["total"]) < 4 * got["standard_error"]
+    assert got["L_T"] == pytest.approx(want["L_T"], rel=1e-12)
+    assert got["total"] == pytest.approx(got["L_0"] + got["L_1:T-1"] + got["L_T"])
+    runs = [sampled_bits(diffusion, eps_model_of, x_0, labels, 30, levels=17, generator=generator) for _ in range(60)]
+    spread = torch.tensor([r["total"] for r in runs]).std().item()
+    assert got["standard_error"] == pytest.approx(spread, rel=0.4)  # as large as the estimates really scatter
+    assert abs(sum(r["total"] for r in runs) / 60 - want["total"]) < 5 * spread / 60**0.5
+
+
+def test_sampled_bits_refuses():
+    diffusion, x_0 = GaussianDiffusion(NoiseSchedule.linear(12, 0.02, 0.5)), torch.zeros(5, 2)
+    with pytest.raises(ValueError, match="per_step = 6"):
+        sampled_bits(diffusion, lambda y: lambda x, t: x, x_0, torch.zeros(5), 6)
+    with pytest.raises(ValueError, match="5 images, but 4 labels"):
+        sampled_bits(diffusion, lambda y: lambda x, t: x, x_0, torch.zeros(4), 3)
