@@ -25,7 +25,8 @@ def time_embedding(t: Tensor, dim: int, shift: int = 1) -> Tensor:
     """sin(t ω_i), then cos(t ω_i), with ω_i = 10000^(-i/(d-shift)), i = 0..d-1, d = dim/2 [Vaswani 2017, Sec. 3.5].
 
     Slow and fast waves together tell neighbouring steps apart without saying that step 500 is 500 times step 1.
-    `shift` is 1 in the paper's network and 0 in several later ones. t (B,) gives shape (B, dim), float32. Raises ValueError for an odd `dim` or one below 4.
+    `shift` is 1 in the paper's network and 0 in several later ones. t (B,) gives shape (B, dim), float32. Raises
+    ValueError for an odd `dim` or one below 4.
     """
     if count(dim, "dim", low=4) % 2:
         raise ValueError(f"dim = {dim} must be even: half sines, half cosines")
@@ -150,8 +151,9 @@ class UNet(nn.Module):
     leaving y out means [Ho & Salimans 2022]. `learned_variance` doubles the output to (B, 2·channels, size, size): ε̂,
     then v [Nichol & Dhariwal 2021, Eq. 15]. `checkpointing` keeps only the blocks' inputs for the backward pass and
     computes the rest again: less memory, a third more time.
-    `groups`, `norm_eps`, `shift`, `scale_shift`, `pad_all` are what other published networks do differently; imported
-    weights set them (`weights.from_diffusers`, `weights.from_openai`).
+    `groups`, `norm_eps`, `shift`, `scale_shift`, `pad_all` are what other published networks do differently, and
+    (t - 1 + first_t) · t_scale is the number by which they know step t: most count from 0. t is 1..T here all the same;
+    imported weights set these (`weights.from_diffusers`, `weights.from_openai`).
     Raises ValueError for a size that cannot be halved often enough, an input of another shape, or y without classes.
     """
 
@@ -174,6 +176,8 @@ class UNet(nn.Module):
         shift: int = 1,
         scale_shift: bool = False,
         pad_all: bool = False,
+        first_t: int = 1,
+        t_scale: float = 1.0,
     ):
         super().__init__()
         multipliers, attention = [int(m) for m in multipliers], [int(side) for side in attention]
@@ -223,7 +227,8 @@ class UNet(nn.Module):
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}; this network takes {want}")
         if y is not None and self.classes is None:
             raise ValueError("y was given to a network without classes: classes = 0")
-        time = self.time(time_embedding(t, config["base"], config["shift"]).to(self.first.weight.dtype))
+        known_as = (t + (config["first_t"] - 1)).float() * config["t_scale"]
+        time = self.time(time_embedding(known_as, config["base"], config["shift"]).to(self.first.weight.dtype))
         if self.classes is not None:
             time = time + self.classes(torch.full_like(t, config["classes"]) if y is None else y)
         time = F.silu(time)
@@ -246,11 +251,12 @@ class UNet(nn.Module):
 
 def _validate(
     size, channels, base, multipliers, blocks, attention, dropout, heads, classes, learned_variance, checkpointing,
-    head_channels, groups, norm_eps, shift, scale_shift, pad_all
+    head_channels, groups, norm_eps, shift, scale_shift, pad_all, first_t, t_scale
 ) -> None:  # fmt: skip
     count(size, "size"), count(channels, "channels"), count(base, "base", low=4)
     count(blocks, "blocks"), count(heads, "heads"), count(classes, "classes", low=0), count(shift, "shift", low=0)
     number(dropout, "dropout", 0, 1, closed="low"), number(norm_eps, "norm_eps", 0, 1)
+    count(first_t, "first_t", low=0), number(t_scale, "t_scale", 0, math.inf)
     if not multipliers or min(multipliers) < 1:
         raise ValueError(f"multipliers = {multipliers} must be a list of integers >= 1, one per resolution")
     halvings = len(multipliers) - 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from . import published
+from .metrics import Judge
 from .mlp import MLP
 from .schedules import NoiseSchedule
 from .unet import UNet
 
-NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet, "MLP": MLP}
+MODEL_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")  # diffusers' names, best first
+NETWORKS: dict[str, type[nn.Module]] = {"UNet": UNet, "MLP": MLP, "Judge": Judge}
 
 
 class WeightsError(ValueError):
@@ -32,7 +37,7 @@ class WeightsError(ValueError):
 
 
 def build_network(kind: str, **config: Any) -> nn.Module:
-    """The untrained network of that kind ("UNet" or "MLP"); `config` are the arguments of its class."""
+    """The untrained network of that kind ("UNet", "MLP" or "Judge"); `config` are the arguments of its class."""
     if kind not in NETWORKS:
         raise ValueError(f"network kind = {kind!r} must be one of {', '.join(NETWORKS)}")
     return NETWORKS[kind](**config)
@@ -103,6 +108,72 @@ def shipped(name: str = "digits") -> Path:
     raise FileNotFoundError(f"no shipped checkpoint {name!r}: looked for {here.parent / 'weights' / name}.safetensors")
 
 
+# Published networks -------------------------------------------------------------------------------------------------
+
+
+def from_diffusers(source: Any, untold: bool = False) -> UNet:
+    """A published DDPM as our `UNet`, in eval mode: eps_hat = network(x_t, t) with t = 1..T, as everywhere here.
+
+    `source` is a folder with config.json and diffusion_pytorch_model.safetensors (or .bin; tensors only, nothing is
+    unpickled; diffusers need not be installed), the folder of a whole pipeline, or a UNet2DModel itself. The network
+    computes the same numbers, but counts steps from 1; where it was trained with twice the channels (a learned variance), v is 0
+    for β̃ and 1 for β. `untold` says that the last of `num_class_embeds` was trained for images without a label; otherwise
+    all are classes, and leaving y out gives NaN.
+    Raises FileNotFoundError, WeightsError for a damaged file, and ValueError naming the entry of the configuration that
+    our network cannot compute, its value and what is allowed.
+    """
+    if hasattr(source, "state_dict") and hasattr(source, "config"):
+        return published.from_diffusers(dict(source.config), source.state_dict(), untold)
+    if not isinstance(source, (str, Path)):
+        raise TypeError(f"source must be a folder or a UNet2DModel, got {type(source).__name__}")
+    folder = Path(source)
+    if (folder / "unet" / "config.json").is_file():
+        folder = folder / "unet"
+    if not (folder / "config.json").is_file():
+        hint = f"; weights.from_hub({str(source)!r}) downloads" if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) else ""
+        raise FileNotFoundError(f"no config.json in {folder}{hint}")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{folder / 'config.json'} is not valid JSON: {error}") from error
+    for name in MODEL_FILES:
+        if (folder / name).is_file():
+            return published.from_diffusers(config, read_foreign(folder / name), untold)
+    raise FileNotFoundError(f"{folder} holds none of {', '.join(MODEL_FILES)}")
+
+
+def from_openai(source: Any, untold: bool = False, **config: Any) -> UNet:
+    """A network of OpenAI's improved-diffusion as our `UNet`, in eval mode: t = 1..T, sines and heads in our order.
+
+    `source` is its state dict, or the .pt file that holds it. `config` are the flags it was trained with, under their names
+    there, image_size, num_channels, learn_sigma, class_cond, diffusion_steps, rescale_timesteps …; those left out have
+    that project's defaults. `untold` and what raises as in `from_diffusers`.
+    """
+    tensors = read_foreign(source) if isinstance(source, (str, Path)) else source
+    if not (isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values())):
+        raise TypeError(f"source must be a state dict or a file, got {type(source).__name__}")
+    return published.from_openai(tensors, untold, **config)
+
+
+def from_hub(repo: str, untold: bool = False) -> UNet:
+    """Download a diffusers model from the Hugging Face hub, say "google/ddpm-cifar10-32", and import it.
+
+    Needs the network and huggingface_hub (pip install "ddpm-edu[hub]"); files are kept in its cache. Takes the
+    safetensors where the repository has them.
+    """
+    try:
+        from huggingface_hub import hf_hub_download, list_repo_files
+    except ImportError as error:
+        raise ImportError('from_hub needs huggingface_hub: pip install "ddpm-edu[hub]"') from error
+    files = list_repo_files(repo)
+    place = "unet/" if "unet/config.json" in files else ""
+    found = [place + name for name in MODEL_FILES if place + name in files]
+    if place + "config.json" not in files or not found:
+        raise WeightsError(f"{repo} holds no UNet2DModel: no config.json with one of {', '.join(MODEL_FILES)}")
+    hf_hub_download(repo, found[0])
+    return from_diffusers(Path(hf_hub_download(repo, place + "config.json")).parent, untold)
+
+
 # Cards ------------------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +236,19 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file (cut short, damaged or another kind): {error}") from error
+
+
+def read_foreign(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, or of one of torch.save, of which nothing but tensors is read."""
+    if Path(path).suffix == ".safetensors" or not Path(path).is_file():
+        return read_tensors(path)[0]
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as plain tensors: {str(error).splitlines()[0]}") from error
+    if not (isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values())):
+        raise WeightsError(f"{path} is not a state dict: names with a tensor each")
+    return tensors
 
 
 def check_writable(path: str | Path) -> Path:

@@ -16,6 +16,7 @@ LAYERS = [
     {"schedules", "gaussian"},
     {"diffusion", "latent", "sde"},
     {"likelihood", "samplers", "scores", "oracles", "routes", "unet", "mlp", "data", "metrics"},
+    {"published"},
     {"weights"},
     {"training"},
     {"cli"},
