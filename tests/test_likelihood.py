@@ -18,6 +18,7 @@ from ddpm_edu.likelihood import (
     linear_eps_errors,
     path_log_ratio,
     posterior_terms,
+    sampled_bits,
     variational_bound,
 )
 from ddpm_edu.oracles import LinearGaussianChain, SDEOracle
@@ -503,14 +504,14 @@ def test_sampled_bits_is_the_bound_within_its_own_error():
     generator = torch.Generator().manual_seed(0)
     x_0 = (torch.randint(0, 17, (300, 4), generator=generator) / 8 - 1).double()
     labels = torch.arange(300) % 2
-    x_0[labels == 1] *= 0.5  # another law for another class: 0 is the only value that both networks know
+    x_0[labels == 1] *= 0.5
 
-    def eps_model_of(y):  # a class's own network: the best linear one, known from the class's variance
+    def eps_model_of(y):  # another network for another class
         return lambda x_t, t: x_t * torch.where(y == 1, 0.9, 0.6)[:, None]
 
     x_0 = (x_0 * 8).round() / 8
     got = sampled_bits(diffusion, eps_model_of, x_0, labels, 30, levels=17, generator=generator)
-    whole = [variational_bound(diffusion, eps_model_of(labels), x_0, levels=17, generator=generator) for _ in range(40)]
+    whole = [variational_bound(diffusion, eps_model_of(labels), x_0, None, 17, generator, 300) for _ in range(40)]
     want = {key: sum(b.bits_per_dim()[key] for b in whole) / 40 for key in ("total", "L_0", "L_1:T-1", "L_T")}
     assert 0 < got["standard_error"] < 0.05 * got["total"]
     assert abs(got["total"] - want["total"]) < 4 * got["standard_error"]

@@ -11,6 +11,7 @@ import torch
 from ddpm_edu import data
 from ddpm_edu.metrics import (
     bootstrap,
+    class_quality,
     frechet_bias,
     frechet_distance,
     kid,
@@ -301,3 +302,29 @@ def test_quality_tells_good_from_bad_and_copies_from_originals(real, monkeypatch
 
     with pytest.raises(ValueError, match=f"needs {n}"):
         quality(noise[:10], x, labels, split)
+
+
+# Samples of known classes -------------------------------------------------------------------------------------------
+
+
+def test_class_quality_sees_a_wrong_class_and_a_collapse():
+    generator = torch.Generator().manual_seed(0)
+
+    def bars(n):  # images whose class is the bright column
+        y = torch.arange(n) % 4
+        x = 0.3 * torch.randn(n, 1, 8, 8, generator=generator)
+        x[torch.arange(n), 0, :, 2 * y] += 1.0
+        return x, y
+
+    judge = train_judge(*bars(400), epochs=4)
+    (real_x, labels), (x, y) = bars(200), bars(100)
+    good = class_quality(judge, x, y, x[:8], y[:8], real_x, labels)
+    assert good["recognised"]["unguided"] > 0.95 and good["recognised"]["real"] > 0.95 and good["guided_samples"] == 8
+    assert 0.1 < good["frechet"]["ratio"] < 2  # below 1: the samples' classes are in exact balance
+    off = class_quality(judge, x, torch.where(y == 0, 1, y), x[:8], (y[:8] + 1) % 4, real_x, labels)
+    assert off["recognised"]["unguided"] == pytest.approx(good["recognised"]["unguided"] - 0.25, abs=0.03)
+    assert off["recognised"]["guided"] < 0.1 and off["recognised"]["unguided_by_class"][1] == pytest.approx(0.5, abs=0.03)
+    collapsed = class_quality(judge, x[y.argsort()][:1].expand(100, -1, -1, -1), y, x[:8], y[:8], real_x, labels)
+    assert collapsed["frechet"]["ratio"] > 5 * good["frechet"]["ratio"]
+    with pytest.raises(ValueError, match=r"samples has 99 images.*needs 100"):
+        class_quality(judge, x[:99], y[:99], x[:8], y[:8], real_x, labels)
