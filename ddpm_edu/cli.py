@@ -10,9 +10,11 @@ import dataclasses
 import os
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +27,21 @@ from torch import Tensor, nn
 
 from . import data, weights
 from .samplers import ancestral
-from .training import PRESETS, TrainConfig, TrainingDiverged, TrainState, train
+from .training import (
+    PRESETS,
+    Checkpoints,
+    Metrics,
+    TrainConfig,
+    TrainingDiverged,
+    TrainState,
+    on_any_process,
+    processes,
+    train,
+)
 from .weights import check_writable
 
 SAMPLE_BATCH = 500
+CHANGEABLE = ("seed", "steps", "batch", "lr", "precision", "accumulate", "compile", "channels_last")  # of a preset
 
 
 class Refused(ValueError):
@@ -56,43 +69,59 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_train(args: argparse.Namespace) -> int:
     """Train, with a progress bar; write weights and card; after Ctrl-C save the state and say how to resume."""
     out = _ending(args.out or Path("runs") / f"{Path(args.data).name}.safetensors", "--out", [".safetensors"])
-    checkpoint = args.resume if args.resume not in (None, Path()) else out.with_suffix(".checkpoint.safetensors")
-    device = _device(args.device)
-    for path in (out, weights.card_path(out), checkpoint):
+    checkpoints, device = Checkpoints(out.with_suffix(".checkpoints")), _device(args.device)
+    for path in (out, weights.card_path(out)):
         check_writable(path)
 
-    if args.resume is not None:
-        state = TrainState.load(checkpoint, device)
-        _refuse_changes(args, state.config)
-    else:
-        if checkpoint.exists():
-            raise Refused(f"{checkpoint} holds an unfinished run: add --resume to go on with it, or delete it to start anew")
+    if args.resume is None:
+        if checkpoints.paths() and not checkpoints.finished():
+            where = checkpoints.folder
+            raise Refused(f"{where} holds an unfinished run: add --resume to go on with it, or delete it to start anew")
         state = TrainState(_config(args), device)
-    config = state.config
+    else:
+        of = checkpoints.folder if args.resume == Path() else args.resume
+        state = TrainState.load(of, device) if of.is_file() else Checkpoints(of).load(device)
+        _refuse_changes(args, state.config)
+    config, device, first = state.config, state.device, processes()[0] == 0
     images = data.load(config.data, args.data_root, size=config.network.get("size", 64))
     want, have = _image_shape(config), tuple(images.shape)
     if have != want:
         raise Refused(f"the images of {config.data} have shape {have}, the network takes {want}")
-
-    size = f"{len(images):,} images of shape {have}; {_parameters(state.network):,} parameters"
-    print(f"{config.data}: {size}; on {_hardware(device)}", flush=True)
+    steps = train(state, images)
+    board = _board(args.tensorboard, state.step) if args.tensorboard and first else None
     save_every = args.save_every or max(1, config.steps // 10)
-    with _interruptible() as interrupted, _progress(config.steps, state.step, "step") as bar:
-        for metrics in train(state, images):
+    if first:
+        _check_room(checkpoints.folder, 4 * 4 * _parameters(state.network))  # weights, averages and two moments, 4 bytes each
+        for path in checkpoints.paths() if args.resume is None else []:  # of a run that was finished
+            path.unlink()
+        size = f"{len(images):,} images of shape {have}; {_parameters(state.network):,} parameters"
+        print(f"{config.data}: {size}; {config.precision} on {processes()[1]} × {_hardware(device)}", flush=True)
+
+    with _interruptible() as interrupted, _progress(config.steps, state.step, "step", disable=not first) as bar:
+        for metrics in steps:
             bar.set_postfix_str(f"loss {metrics.loss:.4f}, {metrics.images_per_second:.0f} images/s", refresh=False)
             bar.update()
-            if interrupted.is_set() or (state.step % save_every == 0 and state.step < config.steps):
-                state.save(checkpoint)
-            if interrupted.is_set():
+            stop = on_any_process(interrupted.is_set(), device)
+            if first and (stop or state.step % save_every == 0 or state.step == config.steps):
+                checkpoints.save(state, images)
+            if board is not None:
+                _log(board, state, metrics, args.grid_every or save_every)
+            if stop:
                 break
+    if board is not None:
+        board.close()
     if state.step < config.steps:
-        resume = ["train", "--data", config.data, "--out", str(out), "--resume", str(checkpoint)]
-        print(
-            f"stopped at step {state.step} of {config.steps}; the state is saved. To go on:\n"
-            f"python -m ddpm_edu {shlex.join(resume)}",
-            file=sys.stderr,
-        )
+        resume = ["train", "--data", config.data, "--out", str(out), "--resume"]
+        resume += ["--data-root", str(args.data_root)] if args.data_root else []
+        if first:
+            print(
+                f"stopped at step {state.step} of {config.steps}; the state is saved. To go on:\n"
+                f"python -m ddpm_edu {shlex.join(resume)}",
+                file=sys.stderr,
+            )
         return 130
+    if not first:
+        return 0
 
     card = {
         "command": args.command_line,
@@ -108,27 +137,64 @@ def run_train(args: argparse.Namespace) -> int:
         "loss_curve": [[step, round(loss, 5)] for step, loss in state.loss_curve],
     }
     weights.save(out, state.ema_network, card, getattr(torch, config.stored))
-    checkpoint.unlink(missing_ok=True)
     print(f"{out} and {weights.card_path(out).name} written after {state.seconds / 60:.1f} minutes of training")
+    print(f"checkpoints in {checkpoints.folder}; the lowest loss on the fixed draw has {checkpoints.best(state).name}")
     return 0
 
 
+def _check_room(folder: Path, size: int) -> None:
+    """Refuse a folder that cannot take four checkpoints of `size` bytes (three are kept, one is being written)."""
+    free = shutil.disk_usage(check_writable(folder / "x").parent).free
+    if free < 4 * size:
+        need = f"four checkpoints of {size / 1e6:.0f} MB"
+        raise Refused(f"{folder} has {free / 1e6:.0f} MB of free space, too little for {need}")
+    try:  # quotas and limits on a file's size show only when a file of that size is written
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            for start in range(0, size, 2**20):
+                file.write(bytes(min(2**20, size - start)))
+    except OSError as error:
+        raise OSError(f"{folder} cannot take a checkpoint of {size / 1e6:.0f} MB: {error.strerror or error}") from error
+
+
+def _board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ImportError("--tensorboard needs a package that is not there: pip install tensorboard") from None
+    return SummaryWriter(str(check_writable(folder / "x").parent), purge_step=step + 1)  # a resumed run overwrites its future
+
+
+def _log(board: Any, state: TrainState, metrics: Metrics, grid_every: int) -> None:
+    """The step's scalars, and now and then 16 samples of the averaged network: always from the same noise."""
+    for name in ("loss", "grad_norm", "lr", "images_per_second"):
+        board.add_scalar(name, getattr(metrics, name), state.step)
+    if state.config.precision == "float16":
+        board.add_scalar("loss_scale", state.scaler.get_scale(), state.step)
+    if state.fixed_curve and state.fixed_curve[-1][0] == state.step:
+        board.add_scalar("fixed_loss", state.fixed_curve[-1][1], state.step)
+    if state.step % grid_every == 0 or state.step == state.config.steps:
+        x = draw(state.ema_network, state.config, 16, steps=state.config.sample_steps or min(100, state.config.T))
+        board.add_image("samples", grid(data.to_bytes(x, data.levels_of(state.config.data))), state.step)
+
+
 def _config(args: argparse.Namespace) -> TrainConfig:
-    preset = args.preset or args.data
+    preset = args.preset or next((name for name, config in PRESETS.items() if config.data == args.data), args.data)
     if args.data not in data.IMAGE_SETS and not Path(args.data).is_dir():
         raise Refused(f"--data {args.data} is neither one of {', '.join(data.IMAGE_SETS)} nor a folder of images")
     if preset not in PRESETS:
         names = ", ".join(PRESETS)
         raise Refused(f"no preset {preset!r} for the training: name one with --preset ({names})")
-    given = {name: getattr(args, name) for name in ("seed", "steps", "batch", "lr") if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in CHANGEABLE if getattr(args, name) is not None}
     return dataclasses.replace(PRESETS[preset], data=args.data, **given)
 
 
 def _refuse_changes(args: argparse.Namespace, config: TrainConfig) -> None:
-    for name in ("data", "seed", "steps", "batch", "lr"):
+    for name in ("data", *CHANGEABLE):
         asked = getattr(args, name)
         if asked is not None and asked != getattr(config, name):
-            raise Refused(f"--{name} {asked} contradicts the run to resume, which has {name} = {getattr(config, name)}")
+            raise Refused(
+                f"--{name.replace('_', '-')} {asked} contradicts the run to resume, which has {name} = {getattr(config, name)}"
+            )
     if args.preset is not None:
         raise Refused("--preset has no meaning with --resume: the checkpoint holds the configuration")
 
@@ -137,17 +203,20 @@ def _refuse_changes(args: argparse.Namespace, config: TrainConfig) -> None:
 def _interruptible() -> Iterator[threading.Event]:
     """Ctrl-C sets the event, so that a step is finished and the state whole; a second Ctrl-C interrupts at once."""
     event = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
+    before = {of: signal.getsignal(of) for of in (signal.SIGINT, signal.SIGTERM)}  # SIGTERM: a machine that is taken away
 
     def handler(signum: int, frame: Any) -> None:
         event.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if processes()[1] == 1:  # torchrun sends a second one itself
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    signal.signal(signal.SIGINT, handler)
+    for of in before:
+        signal.signal(of, handler)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        for of, old in before.items():
+            signal.signal(of, old)
 
 
 # sample -----------------------------------------------------------------------------------------------------------
@@ -290,13 +359,15 @@ def _progress(total: int, initial: int, unit: str, disable: bool = False) -> Any
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise Refused(f"--device {name} is not a device; cpu, cuda, cuda:0 … are") from None
-    if device.type not in ("cpu", "cuda"):
-        raise Refused(f"--device {name} must be cpu or cuda")
+        raise Refused(f"--device {name} is not a device; cpu, cuda, cuda:0, mps … are") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise Refused(f"--device {name} must be cpu, cuda or mps")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise Refused("--device mps is not there: torch sees no Apple GPU")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise Refused(f"--device {name} is not there: torch sees {torch.cuda.device_count()} CUDA device(s)")
     return device
@@ -363,7 +434,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         of = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         of.set_defaults(run=run)
-        of.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 …")
+        of.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps …")
         return of
 
     of = command("train", run_train)
@@ -371,12 +442,22 @@ def _parser() -> argparse.ArgumentParser:
     of.add_argument("--data-root", type=Path, help="where the image sets lie (default: the variable DDPM_EDU_DATA)")
     of.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: the one named like the data)")
     of.add_argument("--out", type=Path, help="weights to write (default: runs/DATA.safetensors), the card beside them")
-    of.add_argument("--resume", type=Path, nargs="?", const=Path(), help="checkpoint to go on with (default: --out's)")
+    of.add_argument(
+        "--resume", type=Path, nargs="?", const=Path(), help="checkpoint, or folder of them, to go on with (default: --out's)"
+    )
     of.add_argument("--save-every", type=_whole(1), metavar="STEPS", help="steps between checkpoints (default: a tenth of all)")
+    of.add_argument("--tensorboard", type=Path, metavar="DIR", help="write scalars of every step and sample grids there")
+    of.add_argument("--grid-every", type=_whole(1), metavar="STEPS", help="steps between sample grids (default: --save-every)")
     of.add_argument("--seed", type=_whole(0))
     of.add_argument("--steps", type=_whole(1))
     of.add_argument("--batch", type=_whole(1))
     of.add_argument("--lr", type=_positive)
+    of.add_argument(
+        "--precision", choices=["auto", "float32", "bfloat16", "float16"], help="default: what the device is fast at"
+    )
+    of.add_argument("--accumulate", type=_whole(1), metavar="PIECES", help="cut the batch into pieces to need less memory")
+    of.add_argument("--compile", action=argparse.BooleanOptionalAction, help="by torch.compile (default: on CUDA)")
+    of.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="memory layout (default: on CUDA)")
 
     of = command("sample", run_sample)
     of.add_argument("--n", type=_whole(1), default=64, help="how many images (default: 64)")

@@ -6,28 +6,34 @@
     state.ema_network                         # the averaged network, the one to sample from
 
 All randomness of step k (which images, t, ε, dropout) is a function of the seed and k. So a run that is stopped,
-saved, loaded and resumed is the same run, bit for bit, and nothing about random states needs storing.
+saved, loaded and resumed is the same run, bit for bit, and nothing about random states needs storing. The same two
+lines started by `torchrun --nproc_per_node=N` train on N devices: every process draws the joint batch and takes its share.
 """
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from ._args import count, number
-from .diffusion import GaussianDiffusion
+from .diffusion import EpsModel, GaussianDiffusion
 from .weights import WeightsError, build_network, build_schedule, load_into, read_tensors, write_tensors
 
 
@@ -62,13 +68,17 @@ class TrainConfig:
     ema_decay: float = 0.9999
     flip: bool = False  # mirror half of the images left to right
     label_drop: float = 0.1  # share of labels hidden from a network with classes [Ho & Salimans 2022, Alg. 1]
-    precision: str = "auto"  # "float32", "bfloat16", or "auto": what the device is fast at
     seed: int = 0
+    # How the same thing is computed: the numbers differ in their last digits only.
+    precision: str = "auto"  # "float32", "bfloat16", "float16" (with a scaled loss), or "auto": what the device is fast at
+    accumulate: int = 1  # pieces into which each process cuts its share of the batch, to need less memory
+    compile: bool | None = None  # by torch.compile; None: on CUDA
+    channels_last: bool | None = None  # images stored pixel by pixel; None: on CUDA
     stored: str = "float32"  # how the finished weights are written; "float16" halves the file
     sample_steps: int | None = None  # moves of the default sampler; None visits all T
 
     def __post_init__(self):
-        for name in ("T", "steps", "batch"):
+        for name in ("T", "steps", "batch", "accumulate"):
             count(getattr(self, name), name)
         count(self.warmup, "warmup", low=0)
         count(self.seed, "seed", low=0)
@@ -77,8 +87,10 @@ class TrainConfig:
         number(self.clip_grad, "clip_grad", 0, math.inf, closed="high")
         number(self.ema_decay, "ema_decay", 0, 1, closed="low")
         number(self.label_drop, "label_drop", 0, 1, closed="low high")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"precision = {self.precision!r} must be 'auto', 'float32' or 'bfloat16'")
+        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
+            raise ValueError(f"precision = {self.precision!r} must be 'auto', 'float32', 'bfloat16' or 'float16'")
+        if self.accumulate > self.batch:
+            raise ValueError(f"accumulate = {self.accumulate} is more than the batch = {self.batch}")
         if self.stored not in ("float32", "float16"):
             raise ValueError(f"stored = {self.stored!r} must be 'float32' or 'float16'")
         build_schedule(self.schedule, self.T).steps(self.sample_steps)
@@ -88,19 +100,12 @@ class TrainConfig:
         return GaussianDiffusion(build_schedule(self.schedule, self.T))
 
 
+_SMALL = {"kind": "UNet", "channels": 1, "base": 32, "blocks": 1}
+
 PRESETS = {
     "digits": TrainConfig(
         data="digits",
-        network={
-            "kind": "UNet",
-            "size": 8,
-            "channels": 1,
-            "base": 32,
-            "multipliers": [1, 2],
-            "blocks": 1,
-            "attention": [4],
-            "dropout": 0.1,
-        },
+        network={**_SMALL, "size": 8, "multipliers": [1, 2], "attention": [4], "dropout": 0.1},
         schedule="cosine",
         steps=2800,
         batch=128,
@@ -113,16 +118,7 @@ PRESETS = {
     ),
     "mnist": TrainConfig(
         data="mnist",
-        network={
-            "kind": "UNet",
-            "size": 28,
-            "channels": 1,
-            "base": 32,
-            "multipliers": [1, 2, 3],
-            "blocks": 1,
-            "attention": [7],
-            "classes": 10,
-        },
+        network={**_SMALL, "size": 28, "multipliers": [1, 2, 3], "attention": [7], "classes": 10},
         schedule="cosine",
         steps=8000,
         batch=64,
@@ -134,7 +130,7 @@ PRESETS = {
         sample_steps=100,
     ),
     "cifar10": TrainConfig(flip=True),
-    "celeba": TrainConfig(
+    "celeba64": TrainConfig(
         data="celeba",
         network={"kind": "UNet", "size": 64, "multipliers": [1, 2, 2, 2, 4], "attention": [16]},
         steps=500_000,
@@ -154,12 +150,11 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def fast_precision(device: torch.device) -> str:
-    """bfloat16 where the device multiplies matrices in it (GPUs since Ampere, CPUs with AMX), otherwise float32."""
+    """bfloat16 where the device multiplies matrices in it (GPUs since Ampere, CPUs with AMX), float16 on older GPUs."""
     if device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if fast else "float32"
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # not in every version of torch
+    return "bfloat16" if device.type == "cpu" and amx() else "float32"
 
 
 def ema_decay(config: TrainConfig, n: int) -> float:
@@ -174,14 +169,22 @@ class TrainState:
     """Everything that changes while training: network, averaged network, optimiser, step, and the loss curve."""
 
     def __init__(self, config: TrainConfig, device: str | torch.device = "cpu"):
-        self.device = torch.device(device)
-        precision = fast_precision(self.device) if config.precision == "auto" else config.precision
-        self.config = config = dataclasses.replace(config, precision=precision)
+        self.device = _join(torch.device(device))
+        on_cuda = self.device.type == "cuda"
+        self.config = config = dataclasses.replace(
+            config,
+            precision=fast_precision(self.device) if config.precision == "auto" else config.precision,
+            compile=on_cuda if config.compile is None else config.compile,
+            channels_last=on_cuda if config.channels_last is None else config.channels_last,
+        )
         self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0  # time as the clock and as the processors count it
         self.loss_curve: list[tuple[int, float]] = []  # (step, mean loss since the entry before), about 100 entries
+        self.fixed_curve: list[tuple[int, float]] = []  # (step, loss of the averaged network on a draw that never changes)
         self._recent: list[float] = []
         with _seeded(self.device, config.seed, "weights"):
             self.network = build_network(**config.network).to(self.device)
+        if config.channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)
 
         @torch.no_grad()
         def average(averages, values, n):  # ema ← decay · ema + (1 - decay) · θ
@@ -189,8 +192,9 @@ class TrainState:
 
         self.ema = AveragedModel(self.network, multi_avg_fn=average)
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+            self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=self.device.type != "mps"
         )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
 
     @property
     def ema_network(self) -> nn.Module:
@@ -204,6 +208,26 @@ class TrainState:
             self.loss_curve.append((self.step, sum(self._recent) / len(self._recent)))
             self._recent = []
 
+    @torch.no_grad()
+    def fixed_loss(self, data: Data, n: int = 256) -> float:
+        """L_simple of the averaged network on n images of `data`, their t (spread over 1..T) and ε the same at every call.
+
+        Two calls differ by what the network learned in between and by nothing else, where the training loss jumps with
+        its random t. Also kept in `fixed_curve`; `Checkpoints` calls the state with the lowest one the best.
+        """
+        config, network, diffusion = self.config, self.ema_network, self.config.diffusion()
+        g = _generator(config.seed, "fixed")
+        indices = torch.randperm(len(data), generator=g)[:n]
+        t = 1 + torch.arange(len(indices)) * diffusion.T // len(indices)
+        total = 0.0
+        for k in torch.arange(len(indices)).split(64):
+            x_0 = data[indices[k]].to(self.device)
+            y = data.labels[indices[k]].to(self.device) if config.network.get("classes", 0) else None  # type: ignore[attr-defined]
+            model = network if y is None else lambda x_t, t: network(x_t, t, y)  # noqa: B023
+            total += float(diffusion.simple_loss(model, x_0, t[k], torch.randn(x_0.shape, generator=g).to(x_0))) * len(k)
+        self.fixed_curve.append((self.step, total / len(indices)))
+        return total / len(indices)
+
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file; the numbers are JSON in its header. Atomic: see `write_bytes`."""
         optimizer = self.optimizer.state_dict()
@@ -216,7 +240,9 @@ class TrainState:
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
             "loss_curve": self.loss_curve,
+            "fixed_curve": self.fixed_curve,
             "recent": self._recent,
+            "scaler": self.scaler.state_dict(),
         }
         header = {"format": "ddpm_edu checkpoint", "state": json.dumps(numbers)}
         write_tensors(path, {name: x.detach().to("cpu") for name, x in tensors.items()}, header)
@@ -233,31 +259,89 @@ class TrainState:
             state.step, state._recent = numbers["step"], numbers["recent"]
             state.seconds, state.cpu_seconds = numbers["seconds"], numbers["cpu_seconds"]
             state.loss_curve = [(step, loss) for step, loss in numbers["loss_curve"]]
-        except (KeyError, TypeError, ValueError) as error:
+            state.fixed_curve = [(step, loss) for step, loss in numbers.get("fixed_curve", [])]
+            if state.scaler.is_enabled():
+                state.scaler.load_state_dict(numbers["scaler"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(f"{path} is a training checkpoint with a damaged or foreign header: {error}") from error
         part = lambda start: {k.removeprefix(start): x for k, x in tensors.items() if k.startswith(start)}  # noqa: E731
         load_into(state.network, part("network."), path)
         load_into(state.ema, part("ema."), path)
+        parameters = [p.detach() for p in state.network.parameters()]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, x in part("optimizer.").items():
             i, kind = name.split(".")
-            moments.setdefault(int(i), {})[kind] = x
-        parameters = list(state.network.parameters())
+            # In the layout of the parameter: the optimiser walks through both side by side.
+            like = parameters[int(i)] if kind != "step" and int(i) < len(parameters) else x
+            if like.shape != x.shape:
+                raise WeightsError(f"{path}: {kind} of parameter {i} has shape {tuple(x.shape)}, not {tuple(like.shape)}")
+            moments.setdefault(int(i), {})[kind] = torch.empty_like(like, device=x.device).copy_(x)
         if state.step and [set(of) for of in moments.values()] != [{"step", "exp_avg", "exp_avg_sq"}] * len(parameters):
             raise WeightsError(f"{path} lacks some of the optimiser's moments: it is not a whole checkpoint")
         state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
         return state
 
 
+# Checkpoints on disk -----------------------------------------------------------------------------------------------
+
+
+class Checkpoints:
+    """A folder with the checkpoints of one run: the newest two, and the one with the lowest `fixed_loss`."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def paths(self) -> list[Path]:
+        """The checkpoints there, in the order of their steps."""
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of that step lies."""
+        return self.folder / f"step-{step:08d}.safetensors"
+
+    def best(self, state: TrainState) -> Path:
+        """The checkpoint with the lowest fixed loss of those that are still there."""
+        return self.path(min((loss, step) for step, loss in state.fixed_curve if self.path(step).exists())[1])
+
+    def save(self, state: TrainState, data: Data) -> None:
+        """Measure the state's fixed loss and write it; then, not before, remove what need not be kept."""
+        state.fixed_loss(data)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            state.save(self.path(state.step))
+        except OSError as error:
+            what = f"cannot write {self.path(state.step)}: {error.strerror or error}"
+            raise OSError(f"{what}; the checkpoints before it are whole") from error
+        older = [path for path in self.paths() if path <= self.path(state.step)]
+        for path in set(self.paths()) - {*older[-2:], self.best(state)}:
+            path.unlink()
+
+    def finished(self) -> bool:
+        """Whether the newest checkpoint is of the last step of its run."""
+        numbers = json.loads(read_tensors(self.paths()[-1])[1].get("state", "{}"))
+        return numbers["step"] >= numbers["config"]["steps"]
+
+    def load(self, device: str | torch.device = "cpu") -> TrainState:
+        """The newest state. A damaged file is never passed over in silence: the error names it and the one before it."""
+        if not self.paths():
+            raise FileNotFoundError(f"no checkpoint in {self.folder}: looked for {self.folder / 'step-*.safetensors'}")
+        *older, newest = self.paths()
+        try:
+            return TrainState.load(newest, device)
+        except WeightsError as error:
+            hint = f"the one before it is {older[-1]}: name that to go on from there" if older else "there is no older one"
+            raise WeightsError(f"{error}; {hint}") from error
+
+
 # The loop ---------------------------------------------------------------------------------------------------------
 
 
 class Metrics(NamedTuple):
-    """What one step reports."""
+    """What one step reports; of the joint batch, when there are several processes."""
 
     step: int
     loss: float
-    grad_norm: float
+    grad_norm: float  # before clipping
     lr: float
     images_per_second: float
 
@@ -271,57 +355,88 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
 
     Each step: x_0 from the data, t ~ U{1..T}, ε ~ N(0, I); a gradient step on ‖ε - ε_θ(√ᾱ_t x_0 + √(1-ᾱ_t) ε, t)‖²;
     then the average moves. Raises TrainingDiverged when the loss is NaN or infinite, before anything is updated.
+    With float16 a gradient that overflows halves the scale of the loss instead, and the step changes no weight.
     """
-    config, network, device = state.config, state.network, state.device
-    diffusion = config.diffusion()
+    config, network, device, scaler = state.config, state.network, state.device, state.scaler
+    diffusion, (rank, world) = config.diffusion(), processes()
     until = config.steps if until is None else count(until, "until")
     if not len(data):
         raise ValueError("data is empty")
+    if min(config.batch, len(data)) < world * config.accumulate:
+        raise ValueError(
+            f"a batch of {min(config.batch, len(data))} cannot be cut into accumulate · processes = "
+            f"{config.accumulate} · {world} pieces"
+        )
     classes = config.network.get("classes", 0)
     if classes:
         _check_labels(getattr(data, "labels", None), len(data), classes)
+    on_all = DistributedDataParallel(network) if world > 1 else network  # averages the gradients of all processes
+    compiled = torch.compile(on_all) if config.compile else on_all
 
     def loop() -> Iterator[Metrics]:
         network.train()
         while state.step < until:
             started, cpu_started, step = time.perf_counter(), time.process_time(), state.step + 1
 
+            # The joint batch, drawn alike in every process; each then works on its own pieces of it.
             indices = _batch(config, len(data), step)
-            x_0 = data[indices].to(device)
+            n = len(indices)
             on_cpu, on_device = _generator(config.seed, step, "t"), _generator(config.seed, step, "eps", device=device)
-            if config.flip:
-                mirrored = torch.rand(len(x_0), generator=on_cpu) < 0.5
-                x_0 = torch.where(mirrored.to(device)[:, None, None, None], x_0.flip(-1), x_0)
-            t = torch.randint(1, diffusion.T + 1, (len(x_0),), generator=on_cpu)
-            eps = torch.randn(x_0.shape, generator=on_device, device=device)
+            mirrored = torch.rand(n, generator=on_cpu) < 0.5 if config.flip else None
+            t = torch.randint(1, diffusion.T + 1, (n,), generator=on_cpu)
+            hidden = torch.rand(n, generator=_generator(config.seed, step, "y")) < config.label_drop
+            cuts = [n * k // (world * config.accumulate) for k in range(world * config.accumulate + 1)]
+            pieces = [slice(*ends) for ends in pairwise(cuts)][rank * config.accumulate :][: config.accumulate]
 
-            model = network
-            if classes:
-                hidden = torch.rand(len(x_0), generator=_generator(config.seed, step, "y")) < config.label_drop
-                y = data.labels[indices].masked_fill(hidden, classes).to(device)
-                model = lambda x_t, t: network(x_t, t, y)  # noqa: B023, E731
+            eps, joint_loss = None, torch.zeros((), device=device)
+            state.optimizer.zero_grad()
+            with _seeded(device, config.seed, step, "dropout", *([rank] if rank else [])):
+                for piece in pieces:
+                    x_0 = data[indices[piece]].to(device)
+                    if eps is None:
+                        eps = torch.randn(n, *x_0.shape[1:], generator=on_device, device=device)
+                    if mirrored is not None:
+                        x_0 = torch.where(mirrored[piece].to(device)[:, None, None, None], x_0.flip(-1), x_0)
+                    if config.channels_last and x_0.ndim == 4:
+                        x_0 = x_0.contiguous(memory_format=torch.channels_last)
+                    model: EpsModel = compiled
+                    if classes:
+                        y = data.labels[indices[piece]].masked_fill(hidden[piece], classes).to(device)  # type: ignore[attr-defined]
+                        model = lambda x_t, t: compiled(x_t, t, y)  # type: ignore[misc]  # noqa: B023, E731
+                    # Gradients add up over the pieces and are averaged over the processes once, at the last piece.
+                    with nullcontext() if world == 1 or piece is pieces[-1] else on_all.no_sync():  # type: ignore[operator]
+                        with _autocast(device, config.precision):
+                            loss = diffusion.simple_loss(model, x_0, t[piece], eps[piece]) * (len(x_0) / n)
+                        scaler.scale(loss * world).backward()
+                    joint_loss += loss.detach()
+            if world > 1:
+                dist.all_reduce(joint_loss)
 
-            with _seeded(device, config.seed, step, "dropout"):
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    loss = diffusion.simple_loss(model, x_0, t, eps)
-                state.optimizer.zero_grad()
-                loss.backward()
+            scaler.unscale_(state.optimizer)  # clipping must see the true gradient
             grad_norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_grad)
-            lr = learning_rate(config, step)
-            if not math.isfinite(loss.item()) or not math.isfinite(grad_norm.item()):
-                raise TrainingDiverged(_diagnosis(step, loss, grad_norm, lr, x_0))
+            lr, finite = learning_rate(config, step), math.isfinite(grad_norm.item())
+            if not math.isfinite(joint_loss.item()) or not (finite or scaler.get_scale() > 1):
+                raise TrainingDiverged(_diagnosis(step, joint_loss, grad_norm, lr, x_0))
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
-            state.optimizer.step()
-            state.ema.update_parameters(network)
+            scaler.step(state.optimizer)  # float16: skipped when the gradient has overflowed
+            scaler.update()
+            if finite:
+                state.ema.update_parameters(network)
 
             seconds = time.perf_counter() - started
             state.step, state.seconds = step, state.seconds + seconds
             state.cpu_seconds += time.process_time() - cpu_started
-            state.record(loss.item())
-            yield Metrics(step, loss.item(), grad_norm.item(), lr, len(x_0) / seconds)
+            state.record(joint_loss.item())
+            yield Metrics(step, joint_loss.item(), grad_norm.item(), lr, n / seconds)
 
     return loop()
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Matrix products in `precision`; weights, the loss and the optimiser stay in float32."""
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "float32")
 
 
 def _batch(config: TrainConfig, n: int, step: int) -> Tensor:
@@ -347,6 +462,36 @@ def _diagnosis(step: int, loss: Tensor, grad_norm: Tensor, lr: float, x_0: Tenso
         f"{x_0.min().item():.3g} to {x_0.max().item():.3g}, mean {x_0.mean().item():.3g}. The learning rate is {lr:.3g}: "
         f"try a third of it, a longer warm-up, a smaller clip_grad, or precision='float32'; data belong in [-1, 1]"
     )
+
+
+# Several processes -----------------------------------------------------------------------------------------------
+
+
+def processes() -> tuple[int, int]:
+    """(rank, how many processes train together): (0, 1) unless torchrun has started several. Rank 0 writes the files."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def on_any_process(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in one of the processes: so all of them stop at the same step."""
+    if processes()[1] == 1:
+        return flag
+    flags = torch.tensor(float(flag), device=device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def _join(device: torch.device) -> torch.device:
+    """Where this process works. Under torchrun it first joins the others, and "cuda" becomes its own GPU."""
+    if not dist.is_available() or not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    return device
 
 
 # Randomness as a function of the seed and the step -------------------------------------------------------------------

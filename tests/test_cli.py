@@ -1,5 +1,6 @@
 """The commands: what they write, and that whatever is wrong is one line on stderr and exit code 2."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_mnist
 
 from ddpm_edu import cli, data, training, weights
-from ddpm_edu.training import TrainConfig
+from ddpm_edu.samplers import guided
+from ddpm_edu.training import PRESETS, TrainConfig
 
 NET = {
     "kind": "UNet",
@@ -53,13 +56,49 @@ def test_train_writes_weights_and_card(capsys):
     assert cli.main(["train", "--data", "digits"]) == 0
     captured = capsys.readouterr()
     assert "6/6" in captured.err and "loss" in captured.err and "images/s" in captured.err
-    assert sorted(p.name for p in Path("runs").iterdir()) == ["digits.json", "digits.safetensors"]
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["digits.checkpoints", "digits.json", "digits.safetensors"]
     card = json.loads(Path("runs/digits.json").read_text())
     assert card["command"] == "python -m ddpm_edu train --data digits"
     assert card["seed"] == 0 and card["config"]["steps"] == 6 and len(card["loss_curve"]) == 6
     assert card["data"]["images"] == 1438 and card["data"]["sha256"] == data.load("digits").sha256()
     assert card["parameters"] == sum(p.numel() for p in weights.load("runs/digits.safetensors")[0].parameters())
     assert {"commit", "hardware", "wall_seconds", "versions", "network"} <= card.keys()
+
+
+def test_checkpoints_stay_and_a_finished_run_is_replaced(capsys):
+    assert cli.main(["train", "--data", "digits"]) == 0
+    folder = training.Checkpoints("runs/digits.checkpoints")
+    names = [path.name for path in folder.paths()]
+    assert len(names) in (2, 3) and names[-2:] == ["step-00000005.safetensors", "step-00000006.safetensors"]
+    assert f"the lowest loss on the fixed draw has {folder.best(folder.load()).name}" in capsys.readouterr().out
+    assert cli.main(["train", "--data", "digits", "--resume"]) == 0  # nothing left to do but the weights
+    assert cli.main(["train", "--data", "digits", "--steps", "2", "--save-every", "1"]) == 0
+    assert [path.name for path in folder.paths()] == ["step-00000001.safetensors", "step-00000002.safetensors"]
+
+
+def test_how_is_a_choice_of_the_command(capsys):
+    how = ["--precision", "float32", "--accumulate", "3", "--channels-last", "--no-compile"]
+    assert cli.main(["train", "--data", "digits", *how]) == 0
+    config = json.loads(Path("runs/digits.json").read_text())["config"]
+    assert [config[name] for name in ("precision", "accumulate", "channels_last", "compile")] == ["float32", 3, True, False]
+    capsys.readouterr()
+    assert "--accumulate 2 contradicts" in refused(capsys, "train", "--data", "digits", "--resume", "--accumulate", "2")
+
+
+def test_tensorboard_gets_scalars_and_grids():
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert cli.main(["train", "--data", "digits", "--tensorboard", "board", "--grid-every", "3"]) == 0
+    board = events.EventAccumulator("board").Reload()
+    assert [e.step for e in board.Images("samples")] == [3, 6]
+    card = json.loads(Path("runs/digits.json").read_text())
+    losses = [(e.step, e.value) for e in board.Scalars("loss")]
+    assert losses == [(step, pytest.approx(loss, abs=1e-4)) for step, loss in card["loss_curve"]]
+    assert {"grad_norm", "lr", "images_per_second", "fixed_loss"} <= set(board.Tags()["scalars"])
+
+
+def test_tensorboard_is_optional(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert "pip install tensorboard" in refused(capsys, "train", "--data", "digits", "--tensorboard", "board")
 
 
 def test_same_seed_same_file_other_seed_other_file(trained, tmp_path):
@@ -121,6 +160,77 @@ def test_evaluate_writes_the_figures_into_the_card(trained, monkeypatch, capsys)
     assert card["loss_curve"] and "share: 8" in capsys.readouterr().out
 
 
+# Networks with classes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def classy(tmp_path, monkeypatch):
+    """A folder with data in MNIST's layout, and a class-conditional network trained on it for two steps."""
+    monkeypatch.chdir(tmp_path)
+    write_mnist(tmp_path / "data")
+    monkeypatch.setenv("DDPM_EDU_DATA", str(tmp_path / "data"))
+    network = {"kind": "UNet", "size": 28, "channels": 1, "base": 8, "multipliers": [1, 1, 1], "blocks": 1, "attention": []}
+    small = dataclasses.replace(
+        PRESETS["mnist"],
+        network={**network, "classes": 10},
+        T=6,
+        steps=2,
+        batch=4,
+        warmup=0,
+        sample_steps=3,
+        precision="float32",
+    )
+    monkeypatch.setitem(PRESETS, "mnist", small)
+    assert cli.main(["train", "--data", "mnist", "--out", "net.safetensors"]) == 0
+    return tmp_path
+
+
+def test_classes_and_guidance_reach_the_network(classy, monkeypatch):
+    asked = []
+
+    def spy(network, y, scale=1.0):
+        asked.append((y.tolist(), scale))
+        return guided(network, y, scale)
+
+    monkeypatch.setattr(cli, "guided", spy)
+    for line in ("sample --n 12", "sample --n 3 --class 7 --guidance 1.5"):
+        assert cli.main([*line.split(), "--weights", "net.safetensors", "--out", "x.npy"]) == 0
+    assert asked == [([*range(10), 0, 1], 1.0), ([7, 7, 7], 1.5)]
+
+
+def test_a_judge_is_trained_and_asked(classy, capsys):
+    assert cli.main(["judge", "--data", "mnist", "--epochs", "12", "--out", "judge.safetensors"]) == 0
+    card = json.loads(Path("judge.json").read_text())
+    assert card["test_accuracy"] > 0.5 and card["test_images"] == 20  # rows of light; guessing gives 0.1
+    line = "evaluate --weights net.safetensors --judge judge.safetensors --guidance 3 --guided 4 --per-step 2"
+    assert cli.main(line.split()) == 0
+    quality = json.loads(Path("net.json").read_text())["quality"]
+    assert quality["guidance"] == 3 and quality["samples"] == 10 and quality["guided_samples"] == 4
+    assert quality["recognised"]["real"] == pytest.approx(card["test_accuracy"])
+    bits = quality["bits_per_dim"]
+    assert bits["total"] == pytest.approx(bits["L_0"] + bits["L_1:T-1"] + bits["L_T"], abs=2e-4) and bits["standard_error"] > 0
+    assert bits["images"] == 20 and "bits_per_dim" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("sample --weights net.safetensors --class 10", "--class 10: this network knows 0..9"),
+        ("sample --class 3", "--class 3: this network has no classes"),
+        ("sample --guidance 2", "--guidance 2.0 needs a network with classes"),
+        ("sample --guidance -1", "argument --guidance: must be a number above 0"),
+        ("evaluate --weights net.safetensors --judge net.safetensors", "is not a judge of mnist"),
+        ("evaluate --weights net.safetensors --judge no.safetensors", "no weight file at no.safetensors"),
+        ("evaluate --weights net.safetensors --data-root nowhere", "looked for nowhere/MNIST/raw/t10k-images-idx3-ubyte"),
+        ("judge --data celeba --data-root nowhere", "looked for nowhere/celeba/img_align_celeba"),
+        ("judge --data mnist --out judge.pt", "must end in .safetensors"),
+    ],
+)
+def test_what_classes_cannot_be_asked(classy, capsys, line, message):
+    assert cli.main(line.split()) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [
@@ -139,7 +249,10 @@ def test_evaluate_writes_the_figures_into_the_card(trained, monkeypatch, capsys)
         ("train --data mnist --data-root .", "MNIST/raw/train-images-idx3-ubyte, which does not exist"),
         ("train --data digits --preset cifar10", "the images of digits have shape (1, 8, 8), the network takes (3, 32, 32)"),
         ("train --data digits --out model.pt", "must end in .safetensors"),
-        ("train --data digits --resume", "no weight file at runs/digits.checkpoint.safetensors"),
+        ("train --data digits --resume", "no checkpoint in runs/digits.checkpoints"),
+        ("train --data digits --resume old.safetensors", "no checkpoint in old.safetensors"),
+        ("train --data digits --accumulate 9", "accumulate = 9 is more than the batch = 8"),
+        ("train --data digits --precision float8", "argument --precision: invalid choice"),
         ("train", "--data"),
         ("dream", "dream"),
         ("", "required"),
@@ -200,20 +313,71 @@ def test_interrupted_run_saves_says_how_to_resume_and_goes_on(capsys, monkeypatc
     assert cli.main(resume) == 0
     a, b = weights.load("again.safetensors")[0].state_dict(), weights.load(trained)[0].state_dict()
     assert all(torch.equal(a[k], b[k]) for k in b)
-    assert not Path("again.checkpoint.safetensors").exists()
 
 
-def test_real_ctrl_c_in_a_real_process(tmp_path):
-    command = [sys.executable, "-m", "ddpm_edu", "train", "--data", "digits", "--batch", "8", "--out", "net.safetensors"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert process.stdout.readline().startswith("digits: 1,438 images")
+def start(cwd, *more):
+    """`train --data digits` with the real preset and small batches, in a process of its own, once it has begun."""
+    command = [sys.executable, "-m", "ddpm_edu", *"train --data digits --out net.safetensors".split(), *more]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd)
+    assert process.stdout.readline().startswith("digits: 1,438 images"), process.communicate()
+    return process
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_real_ctrl_c_in_a_real_process(tmp_path, sent):
+    process = start(tmp_path, "--batch", "8")
     time.sleep(3)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in err
-    assert "the state is saved" in err and "--resume net.checkpoint.safetensors" in err
-    state = training.TrainState.load(tmp_path / "net.checkpoint.safetensors")
+    assert "the state is saved" in err and "--out net.safetensors --resume" in err
+    state = training.Checkpoints(tmp_path / "net.checkpoints").load()
     assert 0 < state.step < state.config.steps
+
+
+def test_killed_run_resumes_to_the_same_weights_bit_for_bit(tmp_path):
+    """kill -9 at whatever step, then --resume: 20 steps in all, beside 20 without a break."""
+    for name in ("straight", "killed"):
+        (tmp_path / name).mkdir()
+    steps = ["--batch", "8", "--steps", "20", "--save-every", "5"]
+    process = start(tmp_path / "killed", *steps)
+    while not (files := training.Checkpoints(tmp_path / "killed" / "net.checkpoints").paths()):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert training.TrainState.load(files[0]).step == 5 and not (tmp_path / "killed" / "net.safetensors").exists()
+    for name, more in (("killed", ["--resume", "--save-every", "5"]), ("straight", steps)):
+        process = start(tmp_path / name, *more)
+        assert process.wait(timeout=300) == 0, process.communicate()
+    for file in ("net.safetensors", "net.checkpoints/step-00000020.safetensors"):
+        one, other = (weights.read_tensors(tmp_path / name / file)[0] for name in ("straight", "killed"))
+        assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_full_disk_is_found_before_the_work(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "train", lambda *a: iter(pytest.fail("trained") for _ in range(1)))
+    monkeypatch.setattr(cli.shutil, "disk_usage", lambda folder: cli.shutil._ntuple_diskusage(10**9, 10**9 - 10**5, 10**5))
+    assert "runs/digits.checkpoints has 0 MB of free space, too little for four" in refused(capsys, "train", "--data", "digits")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))"
+    code = f"{limit}; from ddpm_edu import cli; raise SystemExit(cli.main())"
+    run = subprocess.run(
+        [sys.executable, "-c", code, "train", "--data", "digits"], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert run.returncode == 2 and "cannot take a checkpoint of 11 MB: File too large" in run.stderr, run.stderr
+    assert "step" not in run.stderr and not any(Path("runs/digits.checkpoints").iterdir())
+
+
+def test_torchrun_needs_no_other_change(tmp_path):
+    """Two processes: one bar, one set of files, and the weights of one process to float tolerance."""
+    from test_training import torchrun
+
+    command = "ddpm_edu train --data digits --steps 3 --batch 6 --save-every 2 --device cpu --out two.safetensors".split()
+    run = torchrun("-m", *command, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("images of shape") == 1 and "float32 on 2 × " in run.stdout
+    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert names == {"two.safetensors", "two.json", "step-00000002.safetensors", "step-00000003.safetensors"}
+    assert training.Checkpoints(tmp_path / "two.checkpoints").load().step == 3
 
 
 def test_import_is_light():

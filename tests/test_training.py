@@ -1,15 +1,31 @@
 """The training loop: its average against the closed form, exact resume, and what it says when things go wrong."""
 
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from ddpm_edu import data, weights
-from ddpm_edu.training import PRESETS, TrainConfig, TrainingDiverged, TrainState, ema_decay, learning_rate, train
+from ddpm_edu.training import (
+    PRESETS,
+    Checkpoints,
+    TrainConfig,
+    TrainingDiverged,
+    TrainState,
+    ema_decay,
+    fast_precision,
+    learning_rate,
+    train,
+)
 from ddpm_edu.weights import WeightsError
 
 NET = {
@@ -22,9 +38,20 @@ NET = {
     "attention": [4],
     "dropout": 0.2,
 }
-TINY = TrainConfig(data="digits", network=NET, T=50, steps=20, batch=16, lr=1e-2, warmup=5, lr_decay=True, ema_decay=0.9)
+TINY = TrainConfig(
+    data="digits",
+    network=NET,
+    T=50,
+    steps=20,
+    batch=16,
+    lr=1e-2,
+    warmup=5,
+    lr_decay=True,
+    ema_decay=0.9,
+    precision="float32",
+)
 DOTS = {"kind": "MLP", "width": 16, "layers": 1}
-POINTS = TrainConfig(data="two_moons", network=DOTS, T=10, steps=12, batch=32, lr=1e-2, warmup=0)
+POINTS = TrainConfig(data="two_moons", network=DOTS, T=10, steps=12, batch=32, lr=1e-2, warmup=0, precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +98,36 @@ def test_resume_from_every_step_of_a_small_run(tmp_path):
         list(train(state, points))
         want, got = everything(straight)[0], everything(state)[0]
         assert want.keys() == got.keys() and all(torch.equal(want[name], got[name]) for name in want), k
+
+
+def drawn(*what):
+    """A generator seeded by the hash of a seed, a step and a name: the stream that the shipped weights were trained with."""
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=7).digest(), "big"))
+
+
+def test_the_loop_is_algorithm_1_bit_for_bit(images):
+    """With its options off the loop does what these few lines do: Algorithm 1, clipping, warm-up, AdamW, and no more."""
+    state, plain = TrainState(TINY), TrainState(TINY)
+    got = [m.loss for m in train(state, images, until=4)]
+    network, alpha_bars, want = plain.network.train(), TINY.diffusion().schedule.alpha_bars, []
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.0, fused=True)
+    order = torch.randperm(100, generator=drawn(0, 0, "order"))
+    for step in range(1, 5):
+        x_0 = images[order[16 * (step - 1) : 16 * step]]
+        t = torch.randint(1, 51, (16,), generator=drawn(0, step, "t"))
+        eps = torch.randn(x_0.shape, generator=drawn(0, step, "eps"))
+        bars = alpha_bars[t].reshape(16, 1, 1, 1)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(drawn(0, step, "dropout").initial_seed())
+            loss = (eps - network(bars.sqrt().float() * x_0 + (1 - bars).sqrt().float() * eps, t)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = 1e-2 * step / 5
+        optimizer.step()
+        want.append(loss.item())
+    assert got == want
+    assert all(torch.equal(a, b) for a, b in zip(state.network.parameters(), network.parameters(), strict=True))
 
 
 def test_seeds_matter_and_the_callers_randomness_is_left_alone(images):
@@ -205,11 +262,190 @@ def test_nan_stops_before_anything_is_updated(images):
     assert all(torch.equal(v, before[k]) for k, v in state.network.state_dict().items() if k != "last.2.bias")
 
 
-def test_bfloat16_autocast_trains_like_float32(images):
-    config = dataclasses.replace(TINY, network={**NET, "dropout": 0.0})
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_autocast_trains_like_float32(images, precision):
+    config = dataclasses.replace(TINY, steps=8, network={**NET, "dropout": 0.0})
     exact = [m.loss for m in train(TrainState(config), images)]
-    rough = [m.loss for m in train(TrainState(dataclasses.replace(config, precision="bfloat16")), images)]
+    rough = [m.loss for m in train(TrainState(dataclasses.replace(config, precision=precision)), images)]
     assert exact != rough and rough == pytest.approx(exact, rel=0.05)
+
+
+def test_auto_precision_is_what_the_device_is_fast_at(monkeypatch):
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    for capability, want in (((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert fast_precision(cuda) == want
+    for amx, want in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx, raising=False)
+        assert fast_precision(cpu) == want
+        assert TrainState(dataclasses.replace(POINTS, precision="auto")).config.precision == want
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")  # as in older versions of torch
+    assert fast_precision(cpu) == fast_precision(torch.device("mps")) == "float32"
+
+
+def test_overflow_in_float16_halves_the_scale_and_moves_nothing(tmp_path):
+    points, config = data.toy("two_moons", 70), dataclasses.replace(POINTS, precision="float16")
+    state = TrainState(config)
+    state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**30})
+    before = [p.clone() for p in state.network.parameters()]
+    first = next(train(state, points))
+    assert not math.isfinite(first.grad_norm) and math.isfinite(first.loss) and state.step == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, state.network.parameters()))
+    assert state.scaler.get_scale() == 2.0**29 and state.ema.n_averaged == 0
+    state.save(tmp_path / "state.safetensors")
+    again = TrainState.load(tmp_path / "state.safetensors")
+    rest = [list(train(each, points)) for each in (state, again)]
+    assert repr([m[:4] for m in rest[0]]) == repr([m[:4] for m in rest[1]])  # nan is not equal to itself, but its name is
+    assert state.scaler.state_dict() == again.scaler.state_dict() and state.scaler.get_scale() < 2.0**29
+    want, got = everything(state)[0], everything(again)[0]
+    assert want.keys() == got.keys() and all(torch.equal(want[name], got[name]) for name in want)
+
+
+def test_float16_that_overflows_at_every_scale_is_a_divergence():
+    state = TrainState(dataclasses.replace(POINTS, precision="float16"))
+    state.network.first.weight.register_hook(lambda grad: grad * math.inf)
+    state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 8.0})
+    steps = train(state, data.toy("two_moons", 70))
+    assert [next(steps).step for _ in range(3)] == [1, 2, 3] and state.scaler.get_scale() == 1
+    with pytest.raises(TrainingDiverged, match="step 4"):
+        next(steps)
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 16])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(images, pieces):
+    config = dataclasses.replace(TINY, steps=4, network={**NET, "dropout": 0.0})
+    whole, cut = TrainState(config), TrainState(dataclasses.replace(config, accumulate=pieces))
+    want, got = list(train(whole, images)), list(train(cut, images))
+    assert [m.loss for m in got] == pytest.approx([m.loss for m in want], rel=1e-4)
+    assert [m.grad_norm for m in got] == pytest.approx([m.grad_norm for m in want], rel=1e-3)
+    with pytest.raises(ValueError, match=r"batch of 2 cannot be cut into accumulate · processes = 3 · 1 pieces"):
+        train(TrainState(dataclasses.replace(config, accumulate=3)), images[:2])
+
+
+def test_channels_last_is_the_same_network_and_resumes_exactly(images, tmp_path):
+    config = dataclasses.replace(TINY, steps=4, network={**NET, "dropout": 0.0})
+    want = [m.loss for m in train(TrainState(config), images)]
+    state = TrainState(dataclasses.replace(config, channels_last=True))
+    assert state.network.first.weight.is_contiguous(memory_format=torch.channels_last)
+    got = [m.loss for m in train(state, images, until=2)]
+    state.save(tmp_path / "state.safetensors")
+    again = TrainState.load(tmp_path / "state.safetensors")
+    for a, b in zip(state.network.parameters(), again.network.parameters(), strict=True):
+        assert state.optimizer.state[a]["exp_avg"].stride() == again.optimizer.state[b]["exp_avg"].stride() == a.stride()
+    rest = [[m.loss for m in train(each, images)] for each in (state, again)]
+    assert rest[0] == rest[1] and got + rest[0] == pytest.approx(want, rel=1e-4)
+
+
+def test_compiled_is_the_same_network(monkeypatch):
+    """Traced by torch.compile; the backend that only replays the trace stands in for the slow one."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    points = data.toy("two_moons", 70)
+    want = [m.loss for m in train(TrainState(POINTS), points, until=3)]
+    state = TrainState(dataclasses.replace(POINTS, compile=True))
+    assert [m.loss for m in train(state, points, until=3)] == pytest.approx(want, rel=1e-5)
+    assert not any("_orig_mod" in name for name in state.network.state_dict())
+
+
+TWO = """
+import dataclasses, json, sys
+import torch
+sys.path.insert(0, sys.argv[2])
+from test_training import NET, TINY
+from ddpm_edu import data
+from ddpm_edu.training import TrainState, processes, train
+
+images = data.load("digits")[:50]  # 16 = 3 + 3 + 2 + ... : pieces of unequal size
+state = TrainState(dataclasses.replace(TINY, steps=4, accumulate=3, network={**NET, "dropout": 0.0}))
+metrics = [m[:4] for m in train(state, images)]
+weights = torch.cat([p.detach().flatten() for p in state.ema_network.parameters()])
+every = [torch.empty_like(weights) for _ in range(2)]
+torch.distributed.all_gather(every, weights)
+assert processes()[1] == 2 and torch.equal(every[0], every[1])
+seeds, mine = torch.zeros(2, dtype=torch.int64), []
+state = TrainState(dataclasses.replace(TINY, steps=5))
+state.network.register_forward_pre_hook(lambda *_: mine.append(torch.initial_seed()))  # what dropout draws from
+list(train(state, images, until=1))
+seeds[processes()[0]] = mine[0]
+torch.distributed.all_reduce(seeds)
+assert seeds[0] != seeds[1]
+if processes()[0] == 0:
+    torch.save((metrics, weights), sys.argv[1])
+"""
+
+
+def torchrun(*command, cwd, processes=2):
+    """What `torchrun --standalone --nproc_per_node=2 …` does; one thread each."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *command]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(launch, capture_output=True, text=True, cwd=cwd, timeout=300, env=env)
+
+
+def test_two_processes_give_the_weights_of_one_with_the_joint_batch(tmp_path):
+    (tmp_path / "two.py").write_text(TWO)
+    run = torchrun("two.py", "out.pt", str(Path(__file__).parent), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    got, weights_of_two = torch.load(tmp_path / "out.pt", weights_only=True)
+    state = TrainState(dataclasses.replace(TINY, steps=4, network={**NET, "dropout": 0.0}))
+    want = [m[:4] for m in train(state, data.load("digits")[:50])]
+    assert torch.allclose(torch.tensor(got), torch.tensor(want), rtol=1e-3)
+    one = torch.cat([p.detach().flatten() for p in state.ema_network.parameters()])
+    moved = (one - torch.cat([p.detach().flatten() for p in TrainState(TINY).network.parameters()])).abs().max()
+    assert (one - weights_of_two).abs().max() < 0.02 * moved
+
+
+def test_fixed_loss_is_a_function_of_the_weights_alone(images):
+    plain, watched = TrainState(TINY), TrainState(TINY)
+    list(train(plain, images, until=6))
+    for _ in train(watched, images, until=6):
+        watched.fixed_loss(images)
+    assert torch.equal(watched.network.first.weight, plain.network.first.weight)  # looking changes nothing
+    assert watched.fixed_loss(images) == watched.fixed_loss(images) == plain.fixed_loss(images)
+    assert [step for step, _ in watched.fixed_curve] == [1, 2, 3, 4, 5, 6, 6, 6]
+    assert watched.fixed_curve[-1][1] < watched.fixed_curve[0][1]
+
+
+def test_the_newest_two_checkpoints_and_the_best_are_kept(tmp_path, monkeypatch):
+    losses = iter([5.0, 2.0, 4.0, 3.0, 6.0, 1.0])
+    monkeypatch.setattr(TrainState, "fixed_loss", lambda self, data: self.fixed_curve.append((self.step, next(losses))))
+    points, folder = data.toy("two_moons", 70), Checkpoints(tmp_path / "run")
+    state, kept = TrainState(POINTS), []
+    for _ in train(state, points, until=6):
+        folder.save(state, points)
+        kept.append([int(path.stem[5:]) for path in folder.paths()])
+    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6]]
+    assert folder.best(state) == folder.path(6) and not folder.finished()
+    assert folder.load().fixed_curve == state.fixed_curve
+
+
+def test_damaged_newest_checkpoint_is_named_not_passed_over(tmp_path):
+    points, folder = data.toy("two_moons", 70), Checkpoints(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        folder.load()
+    state = TrainState(POINTS)
+    for _ in train(state, points, until=3):
+        folder.save(state, points)
+    newest, before = folder.paths()[-1], folder.paths()[-2]
+    assert folder.load().step == 3
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=f"{newest.name} is not a whole .*; the one before it is .*{before.name}: name that"):
+        folder.load()
+    again = TrainState.load(before)
+    list(train(again, points, until=3))
+    folder.save(again, points)
+    assert folder.load().step == 3  # the damaged file was replaced
+
+
+def test_failed_write_leaves_the_checkpoints_before_it(tmp_path, monkeypatch):
+    points, folder = data.toy("two_moons", 70), Checkpoints(tmp_path)
+    state = TrainState(POINTS)
+    steps = train(state, points)
+    next(steps), folder.save(state, points), next(steps)
+    full = lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device"))  # noqa: E731
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*step-00000002\.safetensors: No space left"):
+        folder.save(state, points)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.safetensors"]
+    assert folder.load().step == 1
 
 
 def test_checkpoints_of_other_kinds_are_refused(images, tmp_path):
@@ -250,6 +486,8 @@ def test_checkpoints_of_other_kinds_are_refused(images, tmp_path):
         (dict(batch=2.5), TypeError, "batch"),
         (dict(ema_decay=1.0), ValueError, "ema_decay = 1.0"),
         (dict(precision="float8"), ValueError, "precision = 'float8'"),
+        (dict(accumulate=0), ValueError, "accumulate = 0"),
+        (dict(accumulate=17), ValueError, "accumulate = 17 is more than the batch = 16"),
         (dict(schedule="spiral"), ValueError, "schedule = 'spiral'"),
         (dict(sample_steps=51), ValueError, "51"),
     ],
@@ -261,7 +499,7 @@ def test_configuration_refuses(changes, error, message):
 
 def test_presets_build():
     for name, config in PRESETS.items():
-        assert config.data == name
+        assert config.data == {"celeba64": "celeba"}.get(name, name)
         with torch.device("meta"):
             network = weights.build_network(**config.network)
         assert sum(p.numel() for p in network.parameters()) > 5e5
