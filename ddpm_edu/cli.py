@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from . import data, weights
-from .samplers import ancestral
+from .samplers import ancestral, autocast, guided
 from .training import (
     PRESETS,
     Checkpoints,
@@ -229,26 +229,53 @@ def run_sample(args: argparse.Namespace) -> int:
     device = _device(args.device)
     network, card = weights.load(args.weights or weights.shipped(), device)
     config = _card_config(card, args.weights)
-    x = draw(network, config, args.n, steps=args.steps, seed=args.seed, show=True)
+    y = _classes(config, args.n, args.of_class)
+    if args.guidance != 1 and y is None:
+        raise Refused(f"--guidance {args.guidance} needs a network with classes; this one has none")
+    x = draw(network, config, args.n, args.steps, args.seed, show=True, y=y, scale=args.guidance)
     pixels = data.to_bytes(x, data.levels_of(config.data))
     write_images(out, pixels)
     print(f"{out}: {args.n} samples in {time.perf_counter() - started:.1f} s")
     return 0
 
 
-def draw(network: nn.Module, config: TrainConfig, n: int, steps: int | None = None, seed: int = 0, show=False) -> Tensor:
+def _classes(config: TrainConfig, n: int, of_class: int | None = None) -> Tensor | None:
+    """The classes to draw: all in turn, or n times the given one; None for a network without classes."""
+    classes = config.network.get("classes", 0)
+    if of_class is not None and not of_class < classes:
+        allowed = f"this network knows 0..{classes - 1}" if classes else "this network has no classes"
+        raise Refused(f"--class {of_class}: {allowed}")
+    if not classes:
+        return None
+    return torch.arange(n) % classes if of_class is None else torch.full((n,), of_class)
+
+
+def draw(
+    network: nn.Module,
+    config: TrainConfig,
+    n: int,
+    steps: int | None = None,
+    seed: int = 0,
+    show: bool = False,
+    y: Tensor | None = None,
+    scale: float = 1.0,
+) -> Tensor:
     """n images in [-1, 1] by ancestral sampling as the paper does it: x̂_0 clipped to [-1, 1] at every step.
 
-    `steps` moves (default: the configuration's). The same seed gives the same images on the same device.
+    `steps` moves (default: the configuration's); `y` (n,) names a class for each image, `scale` guides as in `guided`.
+    The same seed gives the same images on the same device. The network runs in the precision it was trained in.
     """
     diffusion, device = config.diffusion(), next(network.parameters()).device
     moves = diffusion.schedule.steps(steps or config.sample_steps)
     generator = torch.Generator(device).manual_seed(seed)
+    model = autocast(network) if config.precision == "bfloat16" else network
     done = []
     with _progress(-(-n // SAMPLE_BATCH) * (len(moves) - 1), 0, "move", disable=not show) as bar:
         for start in range(0, n, SAMPLE_BATCH):
             x_T = torch.randn(min(SAMPLE_BATCH, n - start), *_image_shape(config), generator=generator, device=device)
-            for step in ancestral(diffusion, network, x_T, moves, diffusion.sigma2_beta_tilde, clip=1.0, generator=generator):
+            eps_model = model if y is None else guided(model, y[start : start + SAMPLE_BATCH], scale)
+            walk = ancestral(diffusion, eps_model, x_T, moves, diffusion.sigma2_beta_tilde, clip=1.0, generator=generator)
+            for step in walk:
                 bar.update(step.t > 0)
             done.append(step.x_t.cpu())
     return torch.cat(done)
@@ -290,28 +317,97 @@ def grid(pixels: Tensor, gap: int = 2, least: int = 40) -> Tensor:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Draw samples, measure them beside real held-out images, and write the figures into the card."""
-    from .metrics import quality
-
     device = _device(args.device)
     path = Path(args.weights or weights.shipped())
     check_writable(weights.card_path(path))
     network, card = weights.load(path, device)
     config = _card_config(card, path)
-    if config.data != "digits":
-        raise Refused(f"evaluate knows the digits only; {path} is of {config.data}")
-    images, split = data.digits(), data.digits_split()
-    x = draw(network, config, len(split["A"]), steps=args.steps, seed=args.seed, show=True)
-    x = data.to_unit(data.to_pixels(x, images.levels), images.levels)
-    report = quality(x, images[:], images.labels, split)
+    figures = _of_digits if config.data == "digits" and not config.network.get("classes") else _of_classes
     card["quality"] = {
         "command": args.command_line,
         "steps": args.steps or config.sample_steps or config.T,
         "seed": args.seed,
-        **_rounded(report),
+        **_rounded(figures(args, network, config)),
     }
     weights.write_card(path, card)
     for line in _lines(card["quality"]):
         print(line)
+    return 0
+
+
+def _of_digits(args: argparse.Namespace, network: nn.Module, config: TrainConfig) -> dict[str, Any]:
+    from .metrics import quality
+
+    images, split = data.digits(), data.digits_split()
+    x = draw(network, config, len(split["A"]), args.steps, args.seed, show=True)
+    x = data.to_unit(data.to_pixels(x, images.levels), images.levels)
+    return quality(x, images[:], images.labels, split)
+
+
+def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfig) -> dict[str, Any]:
+    from .likelihood import sampled_bits
+    from .metrics import Judge, class_quality
+
+    if not config.network.get("classes"):
+        raise Refused(f"evaluate knows the digits and networks with classes; this one is of {config.data}, without classes")
+    test = data.load(config.data, args.data_root, "test")
+    judge, _ = weights.load(args.judge or weights.shipped(f"{config.data}_judge"))
+    if not isinstance(test, data.ImageData) or not isinstance(judge, Judge):
+        raise Refused(f"--judge {args.judge} is not a judge of {config.data}")
+    half, real = len(test) // 2, test[torch.arange(len(test))]
+    # As many of each class as a random half of the real images has.
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(args.seed))
+    y, guided_y = (test.labels[order[:n]] for n in (half, args.guided or half))
+    pixels = lambda x: data.to_unit(data.to_pixels(x, test.levels), test.levels)  # noqa: E731
+    x = pixels(draw(network, config, half, args.steps, args.seed, show=True, y=y))
+    guided_x = pixels(draw(network, config, len(guided_y), args.steps, args.seed + 1, True, guided_y, args.guidance))
+    report = class_quality(judge, x, y, guided_x, guided_y, real, test.labels)
+    diffusion, generator = config.diffusion(), torch.Generator().manual_seed(args.seed)
+    model = autocast(network) if config.precision == "bfloat16" else network
+    per_step = args.per_step
+    bits = sampled_bits(
+        diffusion,
+        lambda labels: guided(model, labels),
+        real,
+        test.labels,
+        per_step,
+        diffusion.sigma2_beta_tilde_clipped,
+        clip=1.0,
+        levels=test.levels,
+        generator=generator,
+        progress=True,
+    )
+    return {"guidance": args.guidance, **report, "bits_per_dim": {"images": len(test), "images_per_step": per_step, **bits}}
+
+
+# judge ------------------------------------------------------------------------------------------------------------
+
+
+def run_judge(args: argparse.Namespace) -> int:
+    """Train the classifier that `evaluate` asks, and write it with the share of test images that it names rightly."""
+    from .metrics import train_judge
+
+    out = _ending(args.out or Path("runs") / f"{args.data}_judge.safetensors", "--out", [".safetensors"])
+    for path in (out, weights.card_path(out)):
+        check_writable(path)
+    train_set, test = (data.load(args.data, args.data_root, split) for split in ("train", "test"))
+    if not isinstance(train_set, data.ImageData) or not isinstance(test, data.ImageData):
+        raise Refused(f"a judge needs labels; {args.data} has none")
+    judge = train_judge(train_set[torch.arange(len(train_set))], train_set.labels, args.epochs, args.seed)
+    images = test[torch.arange(len(test))].split(500)
+    accuracy = float((torch.cat([judge.probabilities(x) for x in images]).argmax(1) == test.labels).double().mean())
+    card = {
+        "command": args.command_line,
+        "config": {"data": args.data, "epochs": args.epochs, "seed": args.seed},
+        "commit": _commit(),
+        "data": {"name": args.data, "images": len(train_set), "sha256": train_set.sha256()},
+        "parameters": _parameters(judge),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "test_accuracy": accuracy,
+        "test_images": len(test),
+    }
+    weights.save(out, judge, card)
+    print(f"{out}: {accuracy:.2%} of {len(test):,} test images are named rightly")
     return 0
 
 
@@ -429,7 +525,7 @@ def _positive(text: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m ddpm_edu", description="Train a denoising diffusion model, sample from it, measure it.")
-    commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate")
+    commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate | judge")
 
     def command(name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         of = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
@@ -467,9 +563,23 @@ def _parser() -> argparse.ArgumentParser:
     of.add_argument("--weights", type=Path, help="checkpoint (default: the shipped digits)")
     of.add_argument("--steps", type=_whole(1), help="moves of the sampler (default: the checkpoint's)")
     of.add_argument("--seed", type=_whole(0), default=0)
+    of.add_argument("--class", dest="of_class", type=_whole(0), help="with classes: draw only this one (default: all in turn)")
+    of.add_argument("--guidance", type=_positive, default=1.0, help="with classes: scale of the guidance, 1 (default) is none")
 
     of = command("evaluate", run_evaluate)
     of.add_argument("--weights", type=Path, help="checkpoint (default: the shipped digits)")
     of.add_argument("--steps", type=_whole(1), help="moves of the sampler (default: the checkpoint's)")
+    of.add_argument("--seed", type=_whole(0), default=0)
+    of.add_argument("--data-root", type=Path, help="where the image sets lie (default: the variable DDPM_EDU_DATA)")
+    of.add_argument("--judge", type=Path, help="with classes: the judge's checkpoint (default: the shipped one for the data)")
+    of.add_argument("--guidance", type=_positive, default=2.0, help="with classes: the guided samples' scale (default: 2)")
+    of.add_argument("--guided", type=_whole(1), help="with classes: how many guided samples (default: half the test images)")
+    of.add_argument("--per-step", type=_whole(2), default=100, help="with classes: test images for each term of the bound")
+
+    of = command("judge", run_judge)
+    of.add_argument("--data", required=True, help=f"one of {', '.join(data.IMAGE_SETS)}, with labels")
+    of.add_argument("--data-root", type=Path, help="where the image sets lie (default: the variable DDPM_EDU_DATA)")
+    of.add_argument("--out", type=Path, help="weights to write (default: runs/DATA_judge.safetensors), the card beside them")
+    of.add_argument("--epochs", type=_whole(1), default=3)
     of.add_argument("--seed", type=_whole(0), default=0)
     return parser

@@ -1,0 +1,537 @@
+"""Side by side with the peers: what a training step, a sample and a trained model cost, each as a ratio in one run.
+
+    make bench                                    # all parts but the long one; writes results.json and README.md
+    python benchmarks/bench.py --only step memory # some parts
+    python benchmarks/bench.py --only mnist --data-root DATA   # twenty minutes of training for each of the three
+
+Candidates take turns in one process, so a slow minute of the machine hits all of them. Reported are medians of the
+rounds and the median of the rounds' ratios. Results of parts that are not run again stay in results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddpm_edu import GaussianDiffusion, NoiseSchedule, TrainConfig, TrainState, UNet, ancestral, train
+
+warnings.filterwarnings("ignore")
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results.json"
+SHAPES = {  # side, channels, base, multipliers, blocks, sides with attention
+    "35.7 M, 32×32": dict(size=32, channels=3, base=128, multipliers=[1, 2, 2, 2], blocks=2, attention=[16]),
+    "1.2 M, 28×28": dict(size=28, channels=1, base=32, multipliers=[1, 2, 2], blocks=1, attention=[7]),
+}
+BATCHES = {"35.7 M, 32×32": 8, "1.2 M, 28×28": 64}
+NAMES = {"ours": "ddpm_edu", "diffusers": "diffusers", "lucidrains": "denoising-diffusion-pytorch"}
+
+
+# The candidates ---------------------------------------------------------------------------------------------------
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def diffusers_unet(size, channels, base, multipliers, blocks, attention) -> nn.Module:
+    """The same architecture as ours, built by diffusers."""
+    from diffusers import UNet2DModel
+
+    attends = [size >> level in attention for level in range(len(multipliers))]
+    return UNet2DModel(
+        sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=blocks,
+        block_out_channels=[base * m for m in multipliers],
+        down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        norm_eps=1e-6,
+        norm_num_groups=min(32, base // 4),
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        attention_head_dim=None,
+    )
+
+
+def lucidrains_unet(like: int, channels: int, multipliers) -> nn.Module:
+    """The Unet of denoising-diffusion-pytorch whose number of parameters is nearest to `like`."""
+    from denoising_diffusion_pytorch import Unet
+
+    def build(dim: int) -> nn.Module:
+        return Unet(dim=dim, dim_mults=tuple(multipliers), channels=channels)
+
+    with torch.device("meta"):
+        sizes = {dim: parameters(build(dim)) for dim in range(8, 201, 8)}
+    return build(min(sizes, key=lambda dim: abs(sizes[dim] - like)))
+
+
+def candidates(shape: str) -> dict[str, tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]]:
+    """The three networks of a shape, each with the call that gives ε̂ for (x_t, t)."""
+    torch.manual_seed(0)
+    config = SHAPES[shape]
+    ours, theirs = UNet(**config), diffusers_unet(**config)
+    third = lucidrains_unet(parameters(ours), config["channels"], config["multipliers"])
+    return {
+        "ours": (ours, ours),
+        "diffusers": (theirs, lambda x, t: theirs(x, t).sample),
+        "lucidrains": (third, third),
+    }
+
+
+def batch_of(shape: str, n: int | None = None) -> tuple[Tensor, Tensor]:
+    config, n = SHAPES[shape], n or BATCHES[shape]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n, config["channels"], config["size"], config["size"], generator=generator) * 2 - 1
+    return x, torch.randint(1, 1001, (n,), generator=generator)
+
+
+def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
+    """Seconds of each call, medians over the rounds after a warm-up, and each one's ratio to the first, round by round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - started)
+    times = {name: values[1:] for name, values in times.items()}
+    first = next(iter(times.values()))
+    return {
+        "seconds": {name: statistics.median(values) for name, values in times.items()},
+        "over_ours": {
+            name: statistics.median(a / b for a, b in zip(values, first)) for name, values in list(times.items())[1:]
+        },
+    }
+
+
+# (a) A training step, all under the same loop ---------------------------------------------------------------------
+
+
+def plain_step(network: nn.Module, call: Callable, x: Tensor, t: Tensor) -> Callable[[], None]:
+    """Forward, loss, backward, AdamW: float32, eager."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.mse_loss(call(x, t), x).backward()
+        optimizer.step()
+
+    return step
+
+
+def part_step(args) -> dict[str, Any]:
+    shape = "35.7 M, 32×32"
+    x, t = batch_of(shape)
+    of = candidates(shape)
+    found = in_turn({name: plain_step(network, call, x, t) for name, (network, call) in of.items()}, args.rounds)
+    last = UNet(**SHAPES[shape]).to(memory_format=torch.channels_last)
+    calls = {"ours, channels last": plain_step(last, last, x, t), "diffusers": plain_step(*of["diffusers"], x, t)}
+    return {
+        "batch": len(x),
+        "parameters": {name: parameters(network) for name, (network, _) in of.items()},
+        **found,
+        "channels_last": in_turn(calls, args.rounds),
+    }
+
+
+# (b) A training step as each project does it by default -----------------------------------------------------------
+
+
+def our_step(shape: str, x: Tensor, **changes) -> Callable[[], Any]:
+    """One step of `train` with the configuration's own defaults: fetching, noise, autocast, clipping, EMA, all of it."""
+    config = TrainConfig(network={"kind": "UNet", **SHAPES[shape]}, batch=len(x), **changes)
+    run = train(TrainState(config), x)
+    return lambda: next(run)
+
+
+def diffusers_step(network: nn.Module, x: Tensor) -> Callable[[], None]:
+    """The step of diffusers' unconditional training example with its defaults: float32, AdamW, clipping at 1."""
+    from diffusers import DDPMScheduler
+    from diffusers.optimization import get_scheduler
+
+    noise = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
+    rate = get_scheduler("cosine", optimizer=optimizer, num_warmup_steps=500, num_training_steps=10_000)
+    generator = torch.Generator().manual_seed(0)
+
+    def step(images: Tensor = x) -> None:
+        eps = torch.randn(images.shape, generator=generator)
+        t = torch.randint(0, 1000, (len(images),), generator=generator)
+        loss = F.mse_loss(network(noise.add_noise(images, eps, t), t).sample, eps)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def lucidrains_step(network: nn.Module, x: Tensor, side: int) -> Callable[[], None]:
+    """The step of denoising-diffusion-pytorch's Trainer with its defaults: float32, Adam, clipping at 1, EMA every 10."""
+    from denoising_diffusion_pytorch import GaussianDiffusion as Theirs
+    from ema_pytorch import EMA
+
+    diffusion = Theirs(network, image_size=side)
+    optimizer = torch.optim.Adam(diffusion.parameters(), lr=1e-4, betas=(0.9, 0.99))
+    ema = EMA(diffusion, beta=0.995, update_every=10)
+
+    def step(images: Tensor = x) -> None:
+        diffusion((images + 1) / 2).backward()
+        torch.nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update()
+
+    step.diffusion, step.ema = diffusion, ema
+    return step
+
+
+def part_defaults(args) -> dict[str, Any]:
+    results = {}
+    for shape in SHAPES:
+        x, _ = batch_of(shape)
+        of = candidates(shape)
+        calls = {
+            "ours": our_step(shape, x),
+            "diffusers": diffusers_step(of["diffusers"][0], x),
+            "lucidrains": lucidrains_step(of["lucidrains"][0], x, SHAPES[shape]["size"]),
+        }
+        results[shape] = {"batch": len(x), **in_turn(calls, args.rounds)}
+    return results
+
+
+# (c) A sampler's time over that of the network calls it makes -------------------------------------------------------
+
+
+def part_sampler(args) -> dict[str, Any]:
+    """Rounds of: a whole sampling run, then as many bare network calls; the ratio is the sampler's own cost."""
+    from denoising_diffusion_pytorch import GaussianDiffusion as Theirs
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    shape, moves, n = "1.2 M, 28×28", 20, 64
+    of = candidates(shape)
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(1000))
+    x, t = batch_of(shape, n)
+    pipeline = DDPMPipeline(of["diffusers"][0], DDPMScheduler(num_train_timesteps=1000))
+    pipeline.set_progress_bar_config(disable=True)
+    third = Theirs(of["lucidrains"][0], image_size=SHAPES[shape]["size"], timesteps=moves)
+    runs = {
+        "ours": lambda: [*ancestral(diffusion, of["ours"][0], x, moves, diffusion.sigma2_beta_tilde, 1.0)],
+        "diffusers": lambda: pipeline(n, num_inference_steps=moves, output_type="np"),
+        "lucidrains": lambda: third.sample(batch_size=n),
+    }
+    ratios: dict[str, list[float]] = {name: [] for name in runs}
+    with torch.no_grad(), open(os.devnull, "w") as quiet:
+        for network, _ in of.values():
+            network.eval()
+        for _ in range(args.rounds + 1):
+            for name, run in runs.items():
+                stderr, sys.stderr = sys.stderr, quiet
+                whole = time.perf_counter()
+                run()
+                whole = time.perf_counter() - whole
+                sys.stderr = stderr
+                bare = time.perf_counter()
+                for _ in range(moves):
+                    of[name][1](x, t)
+                ratios[name].append(whole / (time.perf_counter() - bare))
+    return {"batch": n, "moves": moves, "ratio": {name: statistics.median(r[1:]) for name, r in ratios.items()}}
+
+
+# (d) Peak memory of a step ------------------------------------------------------------------------------------------
+
+
+def part_memory(args) -> dict[str, Any]:
+    """Each in a process of its own: the peak of two plain training steps above what the process held before them."""
+    found: dict[str, Any] = {}
+    for name in ["ours", "diffusers", "lucidrains", "ours, checkpointing", "ours, bfloat16"]:
+        command = [sys.executable, __file__, "--probe-memory", name]
+        values = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3)]
+        found[name] = statistics.median(values)
+    return {"shape": "35.7 M, 32×32", "batch": 32, "MiB": found}
+
+
+def probe_memory(name: str) -> None:
+    shape = "35.7 M, 32×32"
+    x, t = batch_of(shape, 32)
+    base, *option = name.split(", ")
+    network, call = candidates(shape)[base]
+    if option == ["checkpointing"]:
+        network = call = UNet(**SHAPES[shape], checkpointing=True)
+    step = plain_step(network, call, x, t)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.autocast("cpu", torch.bfloat16, enabled=option == ["bfloat16"]):
+        step(), step()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+# (e) Twenty minutes of MNIST ------------------------------------------------------------------------------------------
+
+
+def part_mnist(args) -> dict[str, Any]:
+    """Each trains for the same time from scratch with its own defaults; then one judge and one bound measure all three."""
+    from ddpm_edu import data, weights
+    from ddpm_edu.likelihood import sampled_bits
+    from ddpm_edu.metrics import frechet_distance
+
+    shape = "1.2 M, 28×28"
+    images, test = (data.load("mnist", args.data_root, split) for split in ("train", "test"))
+    real = test[torch.arange(len(test))]
+    judge, _ = weights.load(weights.shipped("mnist_judge"))
+    features = lambda x: torch.cat([judge.features(part) for part in x.split(500)])  # noqa: E731
+    of = candidates(shape)
+    ours = dict(schedule="cosine", T=1000, ema_decay=0.999)
+    diffusion = GaussianDiffusion(NoiseSchedule.cosine(1000))
+    order = torch.Generator().manual_seed(0)
+    results: dict[str, Any] = {"minutes": args.minutes, "samples": args.samples}
+
+    def fetch(batch: int):
+        while True:
+            for part in torch.randperm(len(images), generator=order).split(batch)[:-1]:
+                yield images[part]
+
+    def train_ours():
+        state = TrainState(TrainConfig(network={"kind": "UNet", **SHAPES[shape]}, warmup=300, batch=64, lr=1e-3, **ours))
+        return (None for _ in train(state, images)), lambda: (diffusion, state.ema_network)
+
+    def train_diffusers():
+        network = of["diffusers"][0]
+        step, batches = diffusers_step(network, real), fetch(16)
+        linear = GaussianDiffusion(NoiseSchedule.linear(1000))
+        return (step(next(batches)) for _ in iter(int, 1)), lambda: (linear, lambda x, t: network(x, t - 1).sample)
+
+    def train_lucidrains():
+        step, batches = lucidrains_step(of["lucidrains"][0], real, 28), fetch(16)
+        bars = step.diffusion.alphas_cumprod.double()
+        own = GaussianDiffusion(NoiseSchedule.from_alpha_bars(torch.cat([bars.new_ones(1), bars])))
+        model = step.ema.ema_model.model  # predicts v
+        return (step(next(batches)) for _ in iter(int, 1)), lambda: (
+            own,
+            lambda x, t: own.eps_from_v(x, model(x, t - 1), t),
+        )
+
+    for name, start in {"ours": train_ours, "diffusers": train_diffusers, "lucidrains": train_lucidrains}.items():
+        torch.manual_seed(0)
+        steps, finish = start()
+        until, count = time.perf_counter() + 60 * args.minutes, 0
+        while time.perf_counter() < until:
+            next(steps)
+            count += 1
+        own, model = finish()
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            x_T = torch.randn(args.samples, 1, 28, 28, generator=generator).split(250)
+            walks = ([*ancestral(own, model, x, 100, own.sigma2_beta_tilde, 1.0, generator)][-1].x_t for x in x_T)
+            x = data.to_unit(data.to_pixels(torch.cat([*walks])))
+            bits = sampled_bits(
+                own, lambda y, model=model: model, real, test.labels, 40, own.sigma2_beta_tilde_clipped, 1.0, generator=generator
+            )
+        distance = frechet_distance(features(x), features(real[: args.samples]))
+        results[name] = {"steps": count, "bits_per_dim": bits, "frechet": distance}
+        print(name, results[name], flush=True)
+    return results
+
+
+# (f), (g) What a step costs, and where it goes --------------------------------------------------------------------------
+
+
+def part_scaling(args) -> dict[str, Any]:
+    """Seconds of a default training step by batch and by side of the image, and of a sample by T."""
+    x, _ = batch_of("1.2 M, 28×28", 128)
+    shape = SHAPES["1.2 M, 28×28"]
+    by_batch, by_side, by_T = {}, {}, {}
+    for batch in (8, 16, 32, 64, 128):
+        by_batch[batch] = in_turn({"ours": our_step("1.2 M, 28×28", x[:batch])}, args.rounds)["seconds"]["ours"]
+    for side in (16, 32, 64):
+        config = {**shape, "size": side, "attention": [side // 4]}
+        run = train(TrainState(TrainConfig(network={"kind": "UNet", **config}, batch=16)), torch.rand(16, 1, side, side))
+        by_side[side] = in_turn({"ours": lambda run=run: next(run)}, args.rounds)["seconds"]["ours"]
+    network = UNet(**shape).eval()
+    for T in (10, 30, 100):
+        diffusion = GaussianDiffusion(NoiseSchedule.linear(T))
+        by_T[T] = in_turn({"ours": lambda d=diffusion: [*ancestral(d, network, x[:16])]}, max(2, args.rounds // 3))["seconds"][
+            "ours"
+        ]
+    return {"by_batch": by_batch, "by_side_at_batch_16": by_side, "sampling_16_by_T": by_T}
+
+
+HEAVY = ("convolution", "conv2d", "mm", "addmm", "bmm", "linear", "scaled_dot_product", "mkldnn")
+
+
+def part_share(args) -> dict[str, Any]:
+    """The share of a training step's processor time that is spent outside convolutions and matrix products."""
+    from torch.profiler import ProfilerActivity, profile
+
+    found = {}
+    for shape in SHAPES:
+        x, _ = batch_of(shape)
+        for precision in ("float32", "bfloat16"):
+            step = our_step(shape, x, precision=precision)
+            step(), step()
+            with profile(activities=[ProfilerActivity.CPU]) as seen:
+                for _ in range(3):
+                    step()
+            rows = [(row.key, row.self_cpu_time_total) for row in seen.key_averages()]
+            heavy = sum(time for name, time in rows if name.startswith("aten::") and any(word in name for word in HEAVY))
+            found[f"{shape}, {precision}"] = {
+                "outside": 1 - heavy / sum(time for _, time in rows),
+                "whole_over_heavy": sum(time for _, time in rows) / heavy,
+            }
+    return found
+
+
+# The report -----------------------------------------------------------------------------------------------------------
+
+PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "step": part_step,
+    "defaults": part_defaults,
+    "sampler": part_sampler,
+    "memory": part_memory,
+    "scaling": part_scaling,
+    "share": part_share,
+    "mnist": part_mnist,
+}
+
+
+def machine() -> dict[str, str]:
+    packages = ("torch", "diffusers", "denoising-diffusion-pytorch")
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
+    return {
+        "processor": f"{cpu}, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def report(results: dict[str, Any]) -> str:
+    """README.md from results.json: nothing in it is typed by hand."""
+    out = ["# Benchmarks", "", "Written by `make bench` from [results.json](results.json); ratios are within one run.", ""]
+    out += [
+        "Peers: diffusers' `UNet2DModel` in the same architecture as ours, and `Unet` of denoising-diffusion-pytorch with",
+        "",
+    ]
+    out[-2:] = [out[-2] + " the nearest number of parameters. Candidates take turns; medians.", ""]
+
+    def table(head: list[str], rows: list[list[Any]]) -> None:
+        out.extend(["| " + " | ".join(head) + " |", "|" + "---|" * len(head)])
+        out.extend("| " + " | ".join(f"{x:.3g}" if isinstance(x, float) else str(x) for x in row) + " |" for row in rows)
+        out.append("")
+
+    def where(part: str) -> None:
+        of = results[part]["machine"]
+        out.extend([f"*{of['processor']}; " + ", ".join(f"{k} {v}" for k, v in of.items() if k != "processor") + "*", ""])
+
+    def section(part: str, title: str) -> dict[str, Any] | None:
+        if part not in results:
+            return None
+        out.extend([f"## {title}", ""])
+        where(part)
+        return results[part]["result"]
+
+    if r := section("step", "A training step, float32, eager, one loop for all"):
+        rows = [[NAMES[n], r["parameters"][n], r["seconds"][n], r["over_ours"].get(n, 1.0)] for n in NAMES]
+        table(["", "parameters", "seconds", "over ours"], rows)
+        both = r["channels_last"]
+        out += [f"Ours in channels-last layout: diffusers takes {both['over_ours']['diffusers']:.2f} times as long.", ""]
+    if r := section("defaults", "A training step with each project's defaults"):
+        rows = [
+            [shape, of["batch"], of["seconds"]["ours"], of["over_ours"]["diffusers"], of["over_ours"]["lucidrains"]]
+            for shape, of in r.items()
+        ]
+        table(["network", "batch", "ours, seconds", "diffusers over ours", "denoising-diffusion-pytorch over ours"], rows)
+    if r := section("sampler", "A sampler's time over its network calls"):
+        table(["", "ratio"], [[NAMES[n], f"{r['ratio'][n]:.3f}"] for n in NAMES])
+    if r := section("memory", "Peak memory of a training step"):
+        out += [f"{r['shape']}, batch {r['batch']}, float32 unless said; above what the process held before.", ""]
+        table(["", "MiB"], [[NAMES.get(n, n.replace("ours", NAMES["ours"])), round(v)] for n, v in r["MiB"].items()])
+    if r := section("mnist", "The same time of training on MNIST"):
+        out += [f"{r['minutes']:g} minutes each, {r['samples']} samples, 100 moves; features of the shipped judge.", ""]
+        rows = [
+            [NAMES[n], r[n]["steps"], r[n]["bits_per_dim"]["total"], r[n]["bits_per_dim"]["standard_error"], r[n]["frechet"]]
+            for n in NAMES
+            if n in r
+        ]
+        table(["", "steps", "bits/dim", "±", "Fréchet distance"], rows)
+    if r := section("scaling", "What a step costs"):
+        out += ["![Seconds of a training step by batch and by side, and of a sample by number of steps](scaling.png)", ""]
+        for title, key in (
+            ("batch", "by_batch"),
+            ("side, batch 16", "by_side_at_batch_16"),
+            ("T, 16 samples", "sampling_16_by_T"),
+        ):
+            table([title, *r[key]], [["seconds", *r[key].values()]])
+    if r := section("share", "How near to the limit: time outside convolutions and matrix products"):
+        table(
+            ["", "share outside", "whole step over those alone"],
+            [[k, v["outside"], v["whole_over_heavy"]] for k, v in r.items()],
+        )
+    return "\n".join(out).rstrip() + "\n"
+
+
+def draw_scaling(r: dict[str, Any], path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    from ddpm_edu.plots import use_style
+
+    use_style()
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
+    titles = {
+        "by_batch": "images a step",
+        "by_side_at_batch_16": "side of the image, pixels",
+        "sampling_16_by_T": "steps T of a sample",
+    }
+    for ax, (key, label) in zip(axes, titles.items()):
+        x, y = [int(k) for k in r[key]], [*r[key].values()]
+        ax.loglog(x, y, "o-", label="measured")
+        power = 2 if "side" in key else 1
+        ax.loglog(x, [y[-1] * (k / x[-1]) ** power for k in x], "--", label=f"∝ x{'²' if power == 2 else ''}")
+        ax.set_xlabel(label)
+        ax.set_xticks(x, x)
+        ax.minorticks_off()
+        ax.legend()
+    axes[0].set_ylabel("seconds")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=[*PARTS], default=[name for name in PARTS if name != "mnist"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--data-root", type=Path, help="where MNIST lies, for the part mnist")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of training each, for the part mnist")
+    parser.add_argument("--samples", type=int, default=2000, help="for the part mnist")
+    parser.add_argument("--report", action="store_true", help="only write README.md again")
+    parser.add_argument("--probe-memory", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.probe_memory:
+        return probe_memory(args.probe_memory)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in [] if args.report else args.only:
+        print(name, flush=True)
+        results[name] = {"machine": machine(), "result": PARTS[name](args)}
+        RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    if "scaling" in results:
+        draw_scaling(results["scaling"]["result"], HERE / "scaling.png")
+    (HERE / "README.md").write_text(report(results))
+
+
+if __name__ == "__main__":
+    main()
