@@ -36,7 +36,7 @@ def branching_explorer() -> Explorer:
     def decode(t: int) -> torch.Tensor:
         """The states of all decodings of all walks at the marks up to t, shape (marks, walks, decodings), from t = 0 up."""
         start = walks[:, 100 - t].repeat_interleave(DECODINGS)
-        fresh = torch.Generator().manual_seed(t)
+        fresh = torch.Generator().manual_seed(1000 + t)
         states = ancestral(diffusion, oracle, start, range(t, -1, -1), oracle.sigma2_optimal, None, fresh)
         return torch.stack([step.x_t.reshape(len(walks), -1) for step in states if step.t in marks]).flip(0)
 
