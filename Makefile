@@ -10,12 +10,13 @@ export VENV VENV_ARGS TORCH_INDEX
 
 RUN = $(VENV)/bin/python book/_tools
 
-.PHONY: help install book test run-chapters index clean
+.PHONY: help install book test bench run-chapters index clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book          build the book as HTML (_build/html/index.html)"
 	@echo "make test          check everything: code, equations, chapters, book, pages in a browser"
+	@echo "make bench         time the network and the loop beside their peers (benchmarks/README.md)"
 	@echo "make run-chapters  run every chapter and store its outputs"
 	@echo "make index         write book/equations.md anew from the chapters"
 	@echo "make clean         remove _build (not .venv)"
@@ -34,6 +35,9 @@ book: install
 
 test: install
 	@$(RUN)/stages.py test
+
+bench: install
+	@$(VENV)/bin/python benchmarks/bench.py
 
 run-chapters: install
 	@$(RUN)/execute.py

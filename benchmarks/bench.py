@@ -36,9 +36,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 SHAPES = {  # side, channels, base, multipliers, blocks, sides with attention
     "35.7 M, 32×32": dict(size=32, channels=3, base=128, multipliers=[1, 2, 2, 2], blocks=2, attention=[16]),
-    "1.2 M, 28×28": dict(size=28, channels=1, base=32, multipliers=[1, 2, 2], blocks=1, attention=[7]),
+    "1.1 M, 28×28": dict(size=28, channels=1, base=32, multipliers=[1, 2, 2], blocks=1, attention=[7]),
 }
-BATCHES = {"35.7 M, 32×32": 8, "1.2 M, 28×28": 64}
+BATCHES = {"35.7 M, 32×32": 8, "1.1 M, 28×28": 64}
 NAMES = {"ours": "ddpm_edu", "diffusers": "diffusers", "lucidrains": "denoising-diffusion-pytorch"}
 
 
@@ -75,12 +75,13 @@ def lucidrains_unet(like: int, channels: int, multipliers) -> nn.Module:
     """The Unet of denoising-diffusion-pytorch whose number of parameters is nearest to `like`."""
     from denoising_diffusion_pytorch import Unet
 
-    def build(dim: int) -> nn.Module:
-        return Unet(dim=dim, dim_mults=tuple(multipliers), channels=channels)
+    def build(dim: int, last: int) -> nn.Module:
+        return Unet(dim=dim, dim_mults=(*multipliers[:-1], last), channels=channels)
 
+    shapes = [(dim, last) for dim in range(8, 201, 8) for last in (multipliers[-1], multipliers[-1] + 1)]
     with torch.device("meta"):
-        sizes = {dim: parameters(build(dim)) for dim in range(8, 201, 8)}
-    return build(min(sizes, key=lambda dim: abs(sizes[dim] - like)))
+        sizes = {shape: parameters(build(*shape)) for shape in shapes}
+    return build(*min(sizes, key=lambda shape: abs(sizes[shape] - like)))
 
 
 def candidates(shape: str) -> dict[str, tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]]:
@@ -226,7 +227,7 @@ def part_sampler(args) -> dict[str, Any]:
     from denoising_diffusion_pytorch import GaussianDiffusion as Theirs
     from diffusers import DDPMPipeline, DDPMScheduler
 
-    shape, moves, n = "1.2 M, 28×28", 20, 64
+    shape, moves, n = "1.1 M, 28×28", 20, 64
     of = candidates(shape)
     diffusion = GaussianDiffusion(NoiseSchedule.linear(1000))
     x, t = batch_of(shape, n)
@@ -292,7 +293,7 @@ def part_mnist(args) -> dict[str, Any]:
     from ddpm_edu.likelihood import sampled_bits
     from ddpm_edu.metrics import frechet_distance
 
-    shape = "1.2 M, 28×28"
+    shape = "1.1 M, 28×28"
     images, test = (data.load("mnist", args.data_root, split) for split in ("train", "test"))
     real = test[torch.arange(len(test))]
     judge, _ = weights.load(weights.shipped("mnist_judge"))
@@ -342,7 +343,14 @@ def part_mnist(args) -> dict[str, Any]:
             walks = ([*ancestral(own, model, x, 100, own.sigma2_beta_tilde, 1.0, generator)][-1].x_t for x in x_T)
             x = data.to_unit(data.to_pixels(torch.cat([*walks])))
             bits = sampled_bits(
-                own, lambda y, model=model: model, real, test.labels, 40, own.sigma2_beta_tilde_clipped, 1.0, generator=generator
+                own,
+                lambda y, model=model: model,
+                real,
+                test.labels,
+                40,
+                own.sigma2_beta_tilde_clipped,
+                1.0,
+                generator=generator,
             )
         distance = frechet_distance(features(x), features(real[: args.samples]))
         results[name] = {"steps": count, "bits_per_dim": bits, "frechet": distance}
@@ -355,11 +363,11 @@ def part_mnist(args) -> dict[str, Any]:
 
 def part_scaling(args) -> dict[str, Any]:
     """Seconds of a default training step by batch and by side of the image, and of a sample by T."""
-    x, _ = batch_of("1.2 M, 28×28", 128)
-    shape = SHAPES["1.2 M, 28×28"]
+    x, _ = batch_of("1.1 M, 28×28", 128)
+    shape = SHAPES["1.1 M, 28×28"]
     by_batch, by_side, by_T = {}, {}, {}
     for batch in (8, 16, 32, 64, 128):
-        by_batch[batch] = in_turn({"ours": our_step("1.2 M, 28×28", x[:batch])}, args.rounds)["seconds"]["ours"]
+        by_batch[batch] = in_turn({"ours": our_step("1.1 M, 28×28", x[:batch])}, args.rounds)["seconds"]["ours"]
     for side in (16, 32, 64):
         config = {**shape, "size": side, "attention": [side // 4]}
         run = train(TrainState(TrainConfig(network={"kind": "UNet", **config}, batch=16)), torch.rand(16, 1, side, side))
