@@ -133,7 +133,7 @@ class VPSDE:
         return -0.5 * _cast(_of_batch(self.beta(t), x), x) * (x + (1 + eta**2) * slope)
 
     def x0_from_score(self, x: Tensor, slope: Tensor, t: float | Tensor) -> Tensor:
-        """E[x_0 | x_t] = (x + (1 - ᾱ(t)) ∇log q_t(x)) / √ᾱ(t) [Efron 2011, Eq. 2.8, called Tweedie's formula]."""
+        """E[x_0 | x_t] = (x + (1 - ᾱ(t)) ∇log q_t(x)) / √ᾱ(t) [Efron 2011], called Tweedie's formula."""
         common_shape(x=real(x, "x"), slope=real(slope, "slope"))
         unit = self.q_step(torch.ones_like(x), t, 0.0)
         return (x + unit.var * slope) / unit.mean
