@@ -17,3 +17,4 @@ from .ch08 import reverse_variance_explorer
 from .ch09 import decoder_explorer
 from .ch12 import branching_explorer
 from .ch15 import score_matching_explorer
+from .ch16 import langevin_explorer
