@@ -116,6 +116,30 @@ PRESETS = {
         precision="float32",
         sample_steps=50,
     ),
+    "playground": TrainConfig(  # small enough to run inside a web page
+        data="digits",
+        network={
+            "kind": "UNet",
+            "size": 8,
+            "channels": 1,
+            "base": 20,
+            "multipliers": [1, 2],
+            "blocks": 1,
+            "attention": [4],
+            "dropout": 0.1,
+            "classes": 10,
+        },
+        schedule="cosine",
+        steps=5000,
+        batch=128,
+        lr=2e-3,
+        warmup=200,
+        lr_decay=True,
+        ema_decay=0.999,
+        precision="float32",
+        stored="float16",
+        sample_steps=50,
+    ),
     "mnist": TrainConfig(
         data="mnist",
         network={**_SMALL, "size": 28, "multipliers": [1, 2, 3], "attention": [7], "classes": 10},
@@ -319,7 +343,7 @@ class Checkpoints:
     def finished(self) -> bool:
         """Whether the newest checkpoint is of the last step of its run."""
         numbers = json.loads(read_tensors(self.paths()[-1])[1].get("state", "{}"))
-        return numbers["step"] >= numbers["config"]["steps"]
+        return numbers.get("step", 0) >= numbers.get("config", {}).get("steps", math.inf)
 
     def load(self, device: str | torch.device = "cpu") -> TrainState:
         """The newest state. A damaged file is never passed over in silence: the error names it and the one before it."""
