@@ -18,3 +18,4 @@ from .ch09 import decoder_explorer
 from .ch12 import branching_explorer
 from .ch15 import score_matching_explorer
 from .ch16 import langevin_explorer
+from .ch17 import sde_or_ode_explorer
