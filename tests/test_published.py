@@ -390,20 +390,20 @@ def openai(**flags) -> UNetModel:
 @torch.no_grad()
 def test_openai_network(flags, tmp_path, monkeypatch):
     theirs = openai(**flags)
-    torch.save(theirs.state_dict(), tmp_path / "model.pt")
     steps = flags.get("diffusion_steps", 1000)
-    ours = weights.from_openai(tmp_path / "model.pt", **{**FLAGS, **flags})
     t = torch.tensor([1, 2, steps // 2, steps])
     y = (torch.tensor([0, 3, 9, 5]),) if flags.get("class_cond") else ()
     for dtype, atol in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
+        torch.save(theirs.to(dtype).state_dict(), tmp_path / "model.pt")
+        ours = weights.from_openai(tmp_path / "model.pt", **{**FLAGS, **flags})
         x_t = images(4, ours, dtype)
         theirs.time_embed.register_forward_pre_hook(lambda module, inputs, dtype=dtype: inputs[0].to(dtype))
         with monkeypatch.context() as patch:
             if dtype == torch.float64:
                 patch.setattr(torch.Tensor, "float", lambda self: self)  # it rounds its norms and softmax to float32
             # Their diffusion hands a network steps from 0, rescaled to a thousand.
-            want = theirs.to(dtype)(x_t, (t - 1).to(torch.float32) * (1000.0 / steps), *y)
-        got = ours.to(dtype)(x_t, t, *y)
+            want = theirs(x_t, (t - 1).to(torch.float32) * (1000.0 / steps), *y)
+        got = ours(x_t, t, *y)
         if flags.get("learn_sigma"):
             want = torch.cat([want[:, :3], (want[:, 3:] + 1) / 2], dim=1)
         assert want.std() > 0.1
