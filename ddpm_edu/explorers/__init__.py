@@ -15,6 +15,7 @@ from .ch06 import diffusion_elbo_explorer
 from .ch07 import coordinates_explorer
 from .ch08 import reverse_variance_explorer
 from .ch09 import decoder_explorer
+from .ch10 import unet_explorer
 from .ch11 import average_explorer
 from .ch12 import branching_explorer
 from .ch15 import score_matching_explorer
