@@ -87,7 +87,7 @@ def langevin_explorer() -> Explorer:
         ],
         draw,
         title="Langevin dynamics: climb and stumble",
-        caption="Without noise the walk takes the shape of each mode quickly, and never learns their weights. With much noise it "
-        "converges, to the density of noised data. Annealed, the noise falls from 4 to 0.1 over the 200 moves. Beyond a step of "
-        "2 nothing holds the points together.",
+        caption="Without noise the walk takes the shape of each mode quickly, and never learns their weights. With much noise "
+        "it converges, to the density of noised data. Annealed, the noise falls from 4 to 0.1 over the 200 moves. Beyond a "
+        "step of 2 nothing holds the points together.",
     )
