@@ -19,7 +19,7 @@ def average_explorer() -> Explorer:
     def draw(d: float, n: int) -> Frame:
         constant = torch.full((n,), d, dtype=torch.float64)
         started = longest[1 : n + 1].clamp(max=d)
-        share = torch.linspace(0, 1, 101)
+        share = torch.linspace(0, 1, min(n, 100) + 1, dtype=torch.float64)
         at = (share * n).round().long()
 
         def older(of):  # entry k: the share of the average that is from step k or before, the product of all later decays
