@@ -158,8 +158,9 @@ def _with_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         *path, layer, kind = name.split(".")
         new[".".join([*path, OLD_NAMES.get(layer, layer) if "attentions" in path else layer, kind])] = tensor
     for name in [name for name in new if ".to_q." in name]:
+        three = [name.replace("to_q", part) for part in ("to_q", "to_k", "to_v")]
         try:
-            new[name.replace("to_q", "qkv")] = torch.cat([new.pop(name.replace("to_q", part)) for part in ("to_q", "to_k", "to_v")])
+            new[name.replace("to_q", "qkv")] = torch.cat([new.pop(part) for part in three])
         except KeyError as error:
             raise ValueError(f"the weights lack {error.args[0]}") from None
     return new

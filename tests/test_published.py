@@ -229,14 +229,14 @@ def test_refuses_incomplete_weights(tmp_path):
         weights.from_diffusers(given(**{"conv_in.weight": None}))
     with pytest.raises(ValueError, match=r"lack mid_block\.attentions\.0\.to_k\.bias"):
         weights.from_diffusers(given(**{"mid_block.attentions.0.to_k.bias": None}))
-    with pytest.raises(ValueError, match="hold extra.bias"):
+    with pytest.raises(ValueError, match=r"hold extra\.bias"):
         weights.from_diffusers(given(**{"extra.bias": torch.zeros(1)}))
     with pytest.raises(ValueError, match=r"conv_in\.weight has shape \(8, 2, 3, 3\), .* \(8, 1, 3, 3\)"):
         weights.from_diffusers(given(**{"conv_in.weight": torch.zeros(8, 2, 3, 3)}))
     with pytest.raises(FileNotFoundError, match=r"no config.json in google/ddpm-cifar10-32; weights.from_hub\("):
         weights.from_diffusers("google/ddpm-cifar10-32")
     (tmp_path / "config.json").write_text(json.dumps(SMALL))
-    with pytest.raises(FileNotFoundError, match="holds none of diffusion_pytorch_model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"holds none of diffusion_pytorch_model\.safetensors"):
         weights.from_diffusers(tmp_path)
     with pytest.raises(TypeError, match="source must be a folder or a UNet2DModel, got int"):
         weights.from_diffusers(3)

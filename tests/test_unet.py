@@ -159,3 +159,122 @@ def test_refuses_impossible_networks(changes, message):
 def test_refuses_other_images():
     with pytest.raises(ValueError, match=r"\(2, 3, 8, 8\).*\(B, 1, 8, 8\)"):
         UNet(**SMALL)(torch.zeros(2, 3, 8, 8), torch.tensor([1, 1]))
+
+
+# Options ----------------------------------------------------------------------------------------------------------
+
+X_T = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(6)).double()
+T = torch.tensor([1, 40, 1000])
+ALL = dict(classes=4, learned_variance=True, head_channels=8, groups=4, norm_eps=1e-5, shift=0, scale_shift=True, pad_all=True)
+
+
+def test_options_leave_the_paper_network_as_it_was():
+    """A shipped checkpoint depends on the names, the draws and the numbers."""
+    torch.manual_seed(0)
+    network = awake(UNet(**SMALL)).double()
+    names = [name for name, _ in network.named_parameters()]
+    assert names[0] == "time.0.weight" and names[4:6] == ["first.weight", "first.bias"] and names[-1] == "last.2.bias"
+    torch.manual_seed(0)
+    with_classes = UNet(**SMALL, classes=3)
+    plain = dict(awake(with_classes).double().named_parameters())
+    assert set(plain) - set(names) == {"classes.weight"}
+    assert all(torch.equal(p, plain[name]) for name, p in network.named_parameters())
+
+
+def test_classes_add_a_vector_and_the_last_means_not_told():
+    network = awake(UNet(**SMALL, classes=4)).double()
+    y = torch.tensor([0, 3, 1])
+    told = network(X_T, T, y)
+    assert torch.equal(network(X_T, T), network(X_T, T, torch.full_like(y, 4)))
+    assert (told - network(X_T, T)).abs().max() > 1e-3
+    # What a class does is done by its row alone: two classes with one row are one class.
+    with torch.no_grad():
+        network.classes.weight[2] = network.classes.weight[3]
+    assert torch.equal(network(X_T, T, torch.tensor([0, 2, 1])), told)
+    with pytest.raises(ValueError, match="y was given to a network without classes"):
+        UNet(**SMALL)(X_T.float(), T, y)
+
+
+def test_learned_variance_doubles_the_channels_and_starts_at_zero():
+    network = UNet(**SMALL, learned_variance=True).double()
+    out = network(X_T, T)
+    assert out.shape == (3, 2, 8, 8) and torch.equal(out, torch.zeros_like(out))
+
+
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, ALL])
+def test_checkpointing_changes_neither_output_nor_gradient(changes):
+    results = []
+    for checkpointing in (False, True):
+        torch.manual_seed(3)  # the same network twice, and dropout draws the same
+        network = awake(UNet(**{**SMALL, **changes}, checkpointing=checkpointing)).double().train()
+        out = network(X_T, T)
+        (out**3).sum().backward()
+        results.append([out, *(p.grad for p in network.parameters())])
+    for plain, frugal in zip(*results):
+        assert torch.equal(plain, frugal)
+
+
+def test_checkpointing_computes_the_blocks_again_instead_of_keeping_them():
+    def calls(checkpointing):
+        network, seen = awake(UNet(**SMALL, checkpointing=checkpointing)).double(), []
+        for block in (*network.down, *network.middle, *network.up):
+            block.register_forward_hook(lambda module, inputs, output: seen.append(module))
+        out = network(X_T, T).sum()
+        once = len(seen)
+        out.backward()
+        return once, len(seen)
+
+    blocks = 3 + 2 + 5
+    assert calls(False) == (blocks, blocks) and calls(True) == (blocks, 2 * blocks)
+    with torch.no_grad():
+        assert not UNet(**SMALL, checkpointing=True)(X_T.float(), T).requires_grad
+
+
+def test_every_parameter_of_every_option_learns():
+    network = awake(UNet(**{**SMALL, **ALL})).double()
+    (network(X_T, T, torch.tensor([0, 1, 4])) ** 3).mean().backward()
+    for name, p in network.named_parameters():
+        assert p.grad is not None and p.grad.abs().max() > 0, name
+    assert (network.classes.weight.grad.abs().sum(1) > 0).tolist() == [True, True, False, False, True]
+
+
+def test_scale_and_shift_act_after_the_norm():
+    network = awake(UNet(**SMALL, scale_shift=True)).double()
+    block = network.middle[0].res
+    x, time = torch.randn(2, 32, 4, 4).double(), torch.randn(2, 64).double()
+    scale, shift = (time @ block.time.weight.T + block.time.bias).chunk(2, dim=1)
+    h = block.norm2(block.conv1(torch.nn.functional.silu(block.norm1(x))))
+    h = torch.stack([h[:, k] * (1 + scale[:, k, None, None]) + shift[:, k, None, None] for k in range(32)], 1)
+    assert torch.allclose(block(x, time), x + block.conv2(h * torch.sigmoid(h)), atol=1e-12)
+
+
+def test_downsample_can_pad_all_around():
+    layer = Downsample(1, pad_all=True).double()
+    x = torch.arange(16.0).double().reshape(1, 1, 4, 4)
+    want = torch.nn.functional.conv2d(x, layer.conv.weight, layer.conv.bias, stride=2, padding=1)
+    assert torch.allclose(layer(x, None), want, atol=1e-12)
+
+
+def test_steps_may_be_counted_and_scaled_otherwise():
+    network = awake(UNet(**SMALL)).double()
+    from_zero, slow = (awake(UNet(**SMALL, **other)).double() for other in (dict(first_t=0), dict(first_t=0, t_scale=0.25)))
+    for other in (from_zero, slow):
+        other.load_state_dict(network.state_dict())
+    assert torch.equal(from_zero(X_T, T + 1), network(X_T, T))
+    assert torch.equal(slow(X_T, 4 * T + 1), network(X_T, T))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(groups=3), "groups = 3 must divide"),
+        (dict(head_channels=5), "head_channels = 5"),
+        (dict(classes=-1), "classes = -1"),
+        (dict(norm_eps=0), "norm_eps = 0"),
+        (dict(first_t=-1), "first_t = -1"),
+        (dict(t_scale=0.0), "t_scale = 0.0"),
+    ],
+)
+def test_refuses_impossible_options(changes, message):
+    with pytest.raises(ValueError, match=message):
+        UNet(**{**SMALL, **changes})

@@ -97,9 +97,7 @@ grade_10_3 = Exercise(
         "that leaves out the layers that make q, k, v and the output": lambda C, s: _share(C, s, layers=0),
         "there is an output layer too, after q, k and v": lambda C, s: _share(C, s, layers=3),
         "the block has two convolutions": lambda C, s: _share(C, s, block=9),
-        "that is the ratio to the block; asked is the share of both together": (
-            lambda C, s: _share(C, s) / (1 - _share(C, s))
-        ),
+        "that is the ratio to the block; asked is the share of both together": (lambda C, s: _share(C, s) / (1 - _share(C, s))),
     },
     praise="at 256 channels attention overtakes the block beyond 42 × 42",
 )

@@ -42,7 +42,8 @@ def unet_stops(network: UNet) -> list[Stop]:
     config, device = network.config, network.first.weight.device
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.zeros(1, config["channels"], config["size"], config["size"], device=device), torch.ones(1, device=device))
+            x_t = torch.zeros(1, config["channels"], config["size"], config["size"], device=device)
+            network(x_t, torch.ones(1, device=device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -71,7 +72,7 @@ def unet_stops(network: UNet) -> list[Stop]:
 
 
 def unet_explorer() -> Explorer:
-    """Slide along the paper's CIFAR-10 network: each block's shapes, parameters, cost, and the shortcut that it takes part in."""
+    """Slide along the paper's CIFAR-10 network: each block's shapes, parameters and cost, and what is handed across."""
     with torch.device("meta"):
         network = UNet()
     stops = unet_stops(network)
@@ -145,6 +146,6 @@ def unet_explorer() -> Explorer:
         ],
         draw,
         title="The CIFAR-10 network, block by block",
-        caption="Parameters and work are in different places: a weight at 32 × 32 pixels is used 1024 times per image, one at 4 × 4 "
-        "only 16 times. What is handed across makes the input of every block on the way up wider than its output.",
+        caption="Parameters and work are in different places: a weight at 32 × 32 pixels is used 1024 times per image, one at "
+        "4 × 4 only 16 times. What is handed across makes the input of every block on the way up wider than its output.",
     )
