@@ -214,8 +214,8 @@ def from_openai(tensors: dict[str, Tensor], untold: bool = False, **config: Any)
     config = {**OPENAI, **config}
     if config.get("num_heads_upsample", -1) not in (-1, config["num_heads"]):
         raise _refusal("num_heads_upsample", config["num_heads_upsample"], f"-1 or num_heads = {config['num_heads']}")
-    size, multipliers = config["image_size"], _ints(config["channel_mult"], "channel_mult")
-    multipliers = multipliers or OPENAI_MULTIPLIERS.get(size)
+    size = config["image_size"]
+    multipliers = _ints(config["channel_mult"], "channel_mult") or OPENAI_MULTIPLIERS.get(size, [])
     if not multipliers or multipliers[0] != 1:
         raise _refusal("channel_mult", config["channel_mult"] or None, f"integers, the first 1, for image_size = {size}")
     scale = 1000.0 / config["diffusion_steps"] if config["rescale_timesteps"] else 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..unet import Block, Downsample, UNet, Upsample
@@ -29,7 +30,7 @@ def unet_stops(network: UNet) -> list[Stop]:
 
     Shapes are read off a run with one image, and multiply-adds are counted by torch during that run.
     """
-    parts = {"first": network.first}
+    parts: dict[str, nn.Module] = {"first": network.first}
     for name in ("down", "middle", "up"):
         parts |= {f"{name}.{k}": module for k, module in enumerate(getattr(network, name))}
     parts["last"] = network.last
@@ -49,7 +50,7 @@ def unet_stops(network: UNet) -> list[Stop]:
             hook.remove()
     operations = counter.get_flop_counts()
 
-    kept, partner = [0], {}
+    kept, partner = [0], dict[int, int]()
     for k, (name, module) in enumerate(parts.items()):
         if name.startswith("down"):
             kept.append(k)
