@@ -218,7 +218,7 @@ def test_checkpointing_computes_the_blocks_again_instead_of_keeping_them():
     def calls(checkpointing):
         network, seen = awake(UNet(**SMALL, checkpointing=checkpointing)).double(), []
         for block in (*network.down, *network.middle, *network.up):
-            block.register_forward_hook(lambda module, inputs, output: seen.append(module))
+            block.register_forward_pre_hook(lambda module, inputs: seen.append(module))
         out = network(X_T, T).sum()
         once = len(seen)
         out.backward()
