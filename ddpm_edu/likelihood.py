@@ -333,7 +333,7 @@ def flow_log_prob(
 
     @torch.no_grad()
     def rate(t: float, state: np.ndarray) -> np.ndarray:
-        t, x = float(t), torch.as_tensor(state[:size]).reshape(x_0.shape).to(x_0)
+        t, x = min(float(t), 1.0), torch.as_tensor(state[:size]).reshape(x_0.shape).to(x_0)
         parts = [divergence(lambda u: sde.predict(score, u, t), x, v) for v in signs]
         trace = sum(part for _, part in parts) / len(parts)
         of_log_p = -0.5 * sde.beta(t) * (x[0].numel() + trace)

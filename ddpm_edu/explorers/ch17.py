@@ -51,7 +51,10 @@ def sde_or_ode_explorer() -> Explorer:
             Line(*(mean + 2 * var.sqrt() * circle).T, "grey", "two deviations of a mode of q_t" if k == 0 else "")
             for k, (mean, var) in enumerate(zip(law.means, law.variances))
         ]
-        marks = [*rings, Points(*x.T, "blue" if title.startswith("The reverse") else "vermillion", radius=3)]
+        marks: list[Line | Points] = [
+            *rings,
+            Points(*x.T, "blue" if title.startswith("The reverse") else "vermillion", radius=3),
+        ]
         return Panel(title, alt, (-3, 3), (-3, 3), marks, "first coordinate", "second", width=340, height=340)
 
     def draw(t: float, c: float) -> Frame:
