@@ -118,17 +118,7 @@ PRESETS = {
     ),
     "playground": TrainConfig(  # small enough to run inside a web page
         data="digits",
-        network={
-            "kind": "UNet",
-            "size": 8,
-            "channels": 1,
-            "base": 20,
-            "multipliers": [1, 2],
-            "blocks": 1,
-            "attention": [4],
-            "dropout": 0.1,
-            "classes": 10,
-        },
+        network={**_SMALL, "size": 8, "base": 20, "multipliers": [1, 2], "attention": [4], "dropout": 0.1, "classes": 10},
         schedule="cosine",
         steps=5000,
         batch=128,

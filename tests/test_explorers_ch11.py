@@ -28,18 +28,18 @@ def test_shares_and_ages_are_those_of_the_recursion(explorer, d, n):
     which = [slider.values.index(value) for slider, value in zip(explorer.sliders, (d, n))]
     page = at_position(explorer.to_html(), tuple(which))
     shown, ages = numbers(page), n - np.arange(n + 1)
-    for k, (start_up, name) in enumerate(((False, "constant d"), (True, "with the start-up"))):
+    for k, (start_up, name) in enumerate(((False, "constant d"), (True, "start-up"))):
         share = averages(d, n, start_up)
         x, y = curve(page, 0, k)
         want = np.interp(np.linspace(0, 1, 101), np.arange(n + 1) / n, np.cumsum(share))
         np.testing.assert_allclose(np.interp(np.linspace(0, 1, 101), x, y), want, atol=0.01)
-        assert close(shown[f"share of the random start: {name}"], share[0])
-        assert close(shown[f"mean age in steps: {name}"], share @ ages)
-    assert close(shown["worth how many independent steps: with the start-up"], 1 / (share @ share))
+        assert close(shown[f"start left, {name}"], share[0])
+        assert close(shown[f"mean age, {name}"], share @ ages)
+    assert close(shown["worth fresh steps, start-up"], 1 / (share @ share))
 
 
 def test_the_start_up_keeps_a_tenth_of_the_run(explorer):
     n = 10_000
     page = at_position(explorer.to_html(), (3, explorer.sliders[1].values.index(n)))
     age = averages(0.9999, n, True) @ (n - np.arange(n + 1))
-    assert close(numbers(page)["mean age in steps: with the start-up"], age) and age == pytest.approx((n + 1) / 10)
+    assert close(numbers(page)["mean age, start-up"], age) and age == pytest.approx((n + 1) / 10)

@@ -477,6 +477,23 @@ def test_checkpoints_of_other_kinds_are_refused(images, tmp_path):
         TrainState.load(path)
 
 
+def test_checkpoint_from_before_a_field_was_added_still_resumes(tmp_path):
+    points, path = data.toy("two_moons", 70), tmp_path / "state.safetensors"
+    state = TrainState(POINTS)
+    list(train(state, points, until=4))
+    state.save(path)
+    tensors, header = weights.read_tensors(path)
+    numbers = json.loads(header["state"])
+    for name in ("fixed_curve", "scaler"):
+        del numbers[name]
+    for name in ("accumulate", "compile", "channels_last"):
+        del numbers["config"][name]
+    weights.write_tensors(path, tensors, {**header, "state": json.dumps(numbers)})
+    again = TrainState.load(path)
+    list(train(state, points)), list(train(again, points))
+    assert torch.equal(state.network.first.weight, again.network.first.weight) and again.config == state.config
+
+
 @pytest.mark.parametrize(
     "changes, error, message",
     [
@@ -498,12 +515,13 @@ def test_configuration_refuses(changes, error, message):
 
 
 def test_presets_build():
-    for name, config in PRESETS.items():
-        assert config.data == {"celeba64": "celeba"}.get(name, name)
+    for config in PRESETS.values():
+        assert config.data in data.IMAGE_SETS
         with torch.device("meta"):
             network = weights.build_network(**config.network)
-        assert sum(p.numel() for p in network.parameters()) > 5e5
-    assert PRESETS["digits"].network["dropout"] > 0
+        assert sum(p.numel() for p in network.parameters()) > 1e5
+    assert {"digits", "mnist", "cifar10", "celeba64"} <= PRESETS.keys()
+    assert PRESETS["cifar10"] == TrainConfig(flip=True)  # the paper's values are the defaults
 
 
 def test_empty_data_is_refused():

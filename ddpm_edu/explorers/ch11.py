@@ -47,12 +47,12 @@ def average_explorer() -> Explorer:
 
         readout = [
             ("decay d, step n", f"{d}, {n:,}"),
-            ("decay in use, with the start-up", sig(started[-1], 4)),
-            ("share of the random start: constant d", sig(without[0])),
-            ("share of the random start: with the start-up", sig(with_start[0])),
-            ("mean age in steps: constant d", sig(without[:-1].sum())),
-            ("mean age in steps: with the start-up", sig(with_start[:-1].sum())),
-            ("worth how many independent steps: with the start-up", sig(effective(with_start))),
+            ("decay in use, start-up", sig(started[-1], 4)),
+            ("start left, constant d", sig(without[0])),
+            ("start left, start-up", sig(with_start[0])),
+            ("mean age, constant d", sig(without[:-1].sum())),
+            ("mean age, start-up", sig(with_start[:-1].sum())),
+            ("worth fresh steps, start-up", sig(effective(with_start))),
         ]
         return Frame([panel], readout)
 
