@@ -21,10 +21,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -32,9 +31,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from ._args import count, number
-from .diffusion import EpsModel, GaussianDiffusion
-from .weights import WeightsError, build_network, build_schedule, load_into, read_tensors, write_tensors
+from ._args import count
+from .config import PRESETS, TrainConfig  # noqa: F401
+from .diffusion import EpsModel
+from .weights import WeightsError, build_network, load_into, read_tensors, write_tensors
 
 
 class Data(Protocol):
@@ -44,114 +44,7 @@ class Data(Protocol):
     def __getitem__(self, indices: Tensor, /) -> Tensor: ...
 
 
-# Configuration ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides how a run goes. The defaults are the paper's for CIFAR-10 [Ho 2020, Appendix B].
-
-    `dataclasses.replace(PRESETS["digits"], steps=100)` changes a value. Values out of range raise at once.
-    """
-
-    data: str = "cifar10"
-    network: dict[str, Any] = field(default_factory=lambda: {"kind": "UNet", "dropout": 0.1})
-    schedule: str = "linear"
-    T: int = 1000
-    steps: int = 800_000
-    batch: int = 128
-    lr: float = 2e-4
-    warmup: int = 5000  # steps over which the learning rate rises to lr
-    lr_decay: bool = False  # let it fall to 0 along a half cosine until the last step
-    weight_decay: float = 0.0
-    clip_grad: float = 1.0  # the gradient's norm is cut to this
-    ema_decay: float = 0.9999
-    flip: bool = False  # mirror half of the images left to right
-    label_drop: float = 0.1  # share of labels hidden from a network with classes [Ho & Salimans 2022, Alg. 1]
-    seed: int = 0
-    # How the same thing is computed: the numbers differ in their last digits only.
-    precision: str = "auto"  # "float32", "bfloat16", "float16" (with a scaled loss), or "auto": what the device is fast at
-    accumulate: int = 1  # pieces into which each process cuts its share of the batch, to need less memory
-    compile: bool | None = None  # by torch.compile; None: on CUDA
-    channels_last: bool | None = None  # images stored pixel by pixel; None: on CUDA
-    stored: str = "float32"  # how the finished weights are written; "float16" halves the file
-    sample_steps: int | None = None  # moves of the default sampler; None visits all T
-
-    def __post_init__(self):
-        for name in ("T", "steps", "batch", "accumulate"):
-            count(getattr(self, name), name)
-        count(self.warmup, "warmup", low=0)
-        count(self.seed, "seed", low=0)
-        number(self.lr, "lr", 0, math.inf)
-        number(self.weight_decay, "weight_decay", 0, math.inf, closed="low")
-        number(self.clip_grad, "clip_grad", 0, math.inf, closed="high")
-        number(self.ema_decay, "ema_decay", 0, 1, closed="low")
-        number(self.label_drop, "label_drop", 0, 1, closed="low high")
-        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
-            raise ValueError(f"precision = {self.precision!r} must be 'auto', 'float32', 'bfloat16' or 'float16'")
-        if self.accumulate > self.batch:
-            raise ValueError(f"accumulate = {self.accumulate} is more than the batch = {self.batch}")
-        if self.stored not in ("float32", "float16"):
-            raise ValueError(f"stored = {self.stored!r} must be 'float32' or 'float16'")
-        build_schedule(self.schedule, self.T).steps(self.sample_steps)
-
-    def diffusion(self) -> GaussianDiffusion:
-        """The diffusion this configuration trains for."""
-        return GaussianDiffusion(build_schedule(self.schedule, self.T))
-
-
-_SMALL = {"kind": "UNet", "channels": 1, "base": 32, "blocks": 1}
-
-PRESETS = {
-    "digits": TrainConfig(
-        data="digits",
-        network={**_SMALL, "size": 8, "multipliers": [1, 2], "attention": [4], "dropout": 0.1},
-        schedule="cosine",
-        steps=2800,
-        batch=128,
-        lr=2e-3,
-        warmup=200,
-        lr_decay=True,
-        ema_decay=0.999,
-        precision="float32",
-        sample_steps=50,
-    ),
-    "playground": TrainConfig(  # small enough to run inside a web page
-        data="digits",
-        network={**_SMALL, "size": 8, "base": 20, "multipliers": [1, 2], "attention": [4], "dropout": 0.1, "classes": 10},
-        schedule="cosine",
-        steps=5000,
-        batch=128,
-        lr=2e-3,
-        warmup=200,
-        lr_decay=True,
-        ema_decay=0.999,
-        precision="float32",
-        stored="float16",
-        sample_steps=50,
-    ),
-    "mnist": TrainConfig(
-        data="mnist",
-        network={**_SMALL, "size": 28, "multipliers": [1, 2, 3], "attention": [7], "classes": 10},
-        schedule="cosine",
-        steps=8000,
-        batch=64,
-        lr=1e-3,
-        warmup=300,
-        lr_decay=True,
-        ema_decay=0.999,
-        stored="float16",
-        sample_steps=100,
-    ),
-    "cifar10": TrainConfig(flip=True),
-    "celeba64": TrainConfig(
-        data="celeba",
-        network={"kind": "UNet", "size": 64, "multipliers": [1, 2, 2, 2, 4], "attention": [16]},
-        steps=500_000,
-        lr=2e-5,
-        flip=True,
-    ),
-}
+# What the configuration means, step by step --------------------------------------------------------------------------
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -18,6 +18,7 @@ LAYERS = [
     {"likelihood", "samplers", "scores", "oracles", "routes", "unet", "mlp", "data", "metrics"},
     {"published"},
     {"weights"},
+    {"config"},
     {"training"},
     {"cli"},
 ]
