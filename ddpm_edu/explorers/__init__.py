@@ -18,6 +18,7 @@ from .ch09 import decoder_explorer
 from .ch10 import unet_explorer
 from .ch11 import average_explorer
 from .ch12 import branching_explorer
+from .ch13 import precision_recall_explorer
 from .ch14 import clinic_explorer
 from .ch15 import score_matching_explorer
 from .ch16 import langevin_explorer
