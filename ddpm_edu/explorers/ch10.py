@@ -105,7 +105,8 @@ def unet_explorer() -> Explorer:
                 Points([k], [height[k]], "orange", "the chosen block", radius=9),
                 Points(plain, [height[j] for j in plain], "blue", "block"),
                 Points(attending, [height[j] for j in attending], "vermillion", "with attention"),
-                Text((len(stops) - 1) / 2, len(sides) - 0.75, "way down          way up", "grey"),
+                Text(8, len(sides) - 1, "way down", "grey"),
+                Text(20, len(sides) - 1, "way up", "grey"),
             ],
             "block",
             "side of the image",
@@ -148,5 +149,5 @@ def unet_explorer() -> Explorer:
         draw,
         title="The CIFAR-10 network, block by block",
         caption="Parameters and work are in different places: a weight at 32 × 32 pixels is used 1024 times per image, one at "
-        "4 × 4 only 16 times. What is handed across makes the input of every block on the way up wider than its output.",
+        "4 × 4 only 16 times. What is handed across makes the input of every residual block on the way up wider than its output.",
     )
