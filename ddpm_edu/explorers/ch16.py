@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ..oracles import GaussianMixture
-from ..routes import grid
 from ..samplers import langevin
-from .base import Bars, Choice, Explorer, Frame, Line, Panel, Points, Slider
+from .base import Bars, Choice, Explorer, Frame, Panel, Points, Slider
 
 
 def langevin_explorer() -> Explorer:
@@ -19,7 +18,6 @@ def langevin_explorer() -> Explorer:
     falling = torch.logspace(0.6, -1, 20, dtype=torch.float64).tolist()  # annealing: 20 levels, 10 moves each
     edges = torch.linspace(-4.5, 4.5, 16, dtype=torch.float64)
     middles, width = (edges[1:] + edges[:-1]) / 2, float(edges[1] - edges[0])
-    axis = grid(-4.5, 4.5, 181)
 
     def walk(level: str, ratio: float) -> dict[int, tuple[float, Tensor]]:
         """The noise level and 2000 points after each number of moves; the step is ratio / curvature."""
@@ -42,13 +40,14 @@ def langevin_explorer() -> Explorer:
             runs[level, ratio] = walk(level, ratio)
         sigma, x = runs[level, ratio][k]
         law = data.noised(sigma)
-        across = GaussianMixture(law.weights, law.means[:, 0], law.variances[:, 0])
+        below = torch.special.ndtr((edges[:, None] - law.means[:, 0]) / law.variances[:, 0].sqrt()) @ law.weights
         counts = torch.histogram(x[:, 0].contiguous(), edges)[0] / (len(x) * width)
         dots = x[:26].clamp(-40, 40)
         cloud = Panel(
             "26 of the points",
-            "Dots in the plane, with crosses at the two modes of the data. They start as a wide round cloud. With small steps "
-            "they gather at the modes or, with noise, in a cloud around both. With a step near the limit they scatter widely.",
+            "Dots in the plane, with a larger dot at each of the two modes of the data. They start as a wide round cloud. "
+            "With small steps they gather at the modes or, with noise, in a cloud around both. With a step near the limit "
+            "they scatter widely.",
             (-4.5, 4.5),
             (-4.5, 4.5),
             [Points(*dots.T, "blue", "points", radius=3.5), Points(*data.means.T, "vermillion", "modes of the data", radius=5)],
@@ -59,13 +58,14 @@ def langevin_explorer() -> Explorer:
         )
         shares = Panel(
             "All 2000, along the first coordinate",
-            "Bars, the share of the points in each interval, and a curve, the density that is sampled at this noise level. The "
-            "bars meet the curve when the walk has converged; they stay too low and wide when the step is too large.",
+            "Bars, the share of the points in each interval, and a dot on each, where the bar would end if the points had "
+            "the density that is sampled. The bars meet the dots when the walk has converged; with too large a step they "
+            "stay wide.",
             (-4.5, 4.5),
             (0, 1),
             [
                 Bars(middles, counts.clamp(max=1.2), "sky", "points", width=0.92 * width),
-                Line(axis, across.log_prob(axis).exp(), "vermillion", "what is sampled"),
+                Points(middles, below.diff() / width, "vermillion", "the density that is sampled, per bar", radius=3.5),
             ],
             "first coordinate",
             "density",
