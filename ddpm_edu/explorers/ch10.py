@@ -149,5 +149,6 @@ def unet_explorer() -> Explorer:
         draw,
         title="The CIFAR-10 network, block by block",
         caption="Parameters and work are in different places: a weight at 32 × 32 pixels is used 1024 times per image, one at "
-        "4 × 4 only 16 times. What is handed across makes the input of every residual block on the way up wider than its output.",
+        "4 × 4 only 16 times. What is handed across makes the input of every residual block on the way up wider than its "
+        "output.",
     )
