@@ -32,7 +32,7 @@ def test_taking_turns_gives_the_ratio_of_the_times():
 def test_a_step_of_each_learns():
     """Each project's default step lowers its own loss on one batch: what is timed is training."""
     x = bench.batch_of("1.1 M, 28×28", 4)[0]
-    for name, (network, call) in bench.candidates("1.1 M, 28×28").items():
+    for name, (network, _) in bench.candidates("1.1 M, 28×28").items():
         before = [p.detach().clone() for p in network.parameters()]
         if name == "ours":
             continue  # `train` has its own tests
