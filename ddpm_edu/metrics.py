@@ -148,8 +148,8 @@ def precision_recall(reference: Tensor, samples: Tensor, k: int = 3) -> Neighbou
 
     precision  share of samples inside a ball around some reference row; its radius: to the k-th other reference row
     recall     the same with the roles exchanged: share of reference rows inside a ball around some sample
-    density    how many reference balls hold a sample, on average over the samples, divided by k [Naeem 2020, Eq. 4]
-    coverage   share of reference balls that hold a sample [Naeem 2020, Eq. 5]
+    density    how many reference balls hold a sample, on average over the samples, divided by k [Naeem 2020]
+    coverage   share of reference balls that hold a sample [Naeem 2020]
     A row is not its own neighbour, but a second copy of it is one, at distance 0; balls include their surface. In float64.
     Raises ValueError for other shapes, or sets of k rows or fewer.
     """
