@@ -159,9 +159,9 @@ def langevin(
     """Langevin dynamics by Euler-Maruyama: x ← x + γ ∇log p(x) + √(2γτ) z, z ~ N(0, I) [Song 2019, Eq. 4, with ε = 2γ].
 
     At temperature τ = 1 the law of x tends to p, up to a bias of order γ: for N(m, v) the variance v / (1 - γ/(2v)). τ = 0 is
-    gradient ascent. `x` (B, ...) is the start. `curvature`, if known, is the largest eigenvalue of -∇²log p, such as
-    `GaussianMixture.curvature`: γ >= 2 / curvature, where the moves overshoot and grow, is refused. Without it, a state that
-    is no longer finite is. Yields the start and the state after each of `steps` moves.
+    gradient ascent. `x` (B, ...) is the start. `curvature`, if known, is the largest eigenvalue of -∇∇ᵀlog p, such as
+    `GaussianMixture.curvature`: γ >= 2 / curvature, where the moves can overshoot and grow, is refused. A state that is no
+    longer finite is refused too (on the CPU). Yields the start and the state after each of `steps` moves.
     """
     gamma = number(gamma, "gamma", 0, math.inf)
     if curvature is not None:

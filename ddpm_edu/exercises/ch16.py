@@ -14,7 +14,7 @@ grade_16_1 = Exercise(
     answer=lambda v, e: 2 * v * e / (1 + e),
     slips={
         "right to first order in e; the bias is known exactly": lambda v, e: 2 * v * e,
-        "that is the bias for v = 1; lengths scale with v": lambda v, e: 2 * e / (1 + e),
+        "that is the step for v = 1; variances are measured in units of v, and so are steps": lambda v, e: 2 * e / (1 + e),
         "that is the limit of stability, where the variance is infinite": lambda v, e: 2 * v,
         "time goes with the variance, not with the standard deviation": lambda v, e: 2 * math.sqrt(v) * e / (1 + e),
         "the ½ in Eq. (16.9) is lost": lambda v, e: v * e / (1 + e),
