@@ -8,6 +8,7 @@ steps are counted from, the padding, the normalisation. What `UNet` cannot compu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import torch
@@ -28,17 +29,15 @@ DIFFUSERS = {
     "up_block_types": [*3 * ["AttnUpBlock2D"], "UpBlock2D"],
     "block_out_channels": [224, 448, 672, 896],
     "layers_per_block": 2,
-    "downsample_padding": 1,
     "dropout": 0.0,
     "attention_head_dim": 8,
     "norm_num_groups": 32,
     "norm_eps": 1e-5,
-    "resnet_time_scale_shift": "default",
     "num_class_embeds": None,
     "attn_norm_num_groups": None,
 }
 # Entries of which `UNet` computes only these values, the first of them the default.
-DIFFUSERS_FIXED: dict[str, tuple] = {
+DIFFUSERS_ALLOWED: dict[str, tuple] = {
     "_class_name": ("UNet2DModel",),
     "center_input_sample": (False,),
     "time_embedding_type": ("positional",),
@@ -50,6 +49,8 @@ DIFFUSERS_FIXED: dict[str, tuple] = {
     "act_fn": ("silu", "swish"),
     "add_attention": (True,),
     "class_embed_type": (None,),
+    "downsample_padding": (1, 0),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
 }
 DIFFUSERS_BLOCK = {
     **{f"res.{name}": name for name in ("norm1", "conv1", "norm2", "conv2")},
@@ -64,11 +65,7 @@ def from_diffusers(config: dict[str, Any], tensors: dict[str, Tensor], untold: b
 
     Raises ValueError naming the entry of `config`, its value and what is allowed, or the tensor that is missing.
     """
-    config = {**DIFFUSERS, **{name: values[0] for name, values in DIFFUSERS_FIXED.items()}, **config}
-    for name, values in DIFFUSERS_FIXED.items():
-        if config[name] not in values:
-            raise _refusal(name, config[name], " or ".join(map(repr, values)))
-    tensors = _with_qkv(tensors)
+    config, tensors = _completed(config, DIFFUSERS, DIFFUSERS_ALLOWED), _with_qkv(tensors)
     network = UNet(**_diffusers_options(config, tensors, untold))
     if config["flip_sin_to_cos"]:
         _swap_halves(tensors, "time_embedding.linear_1.weight")
@@ -85,7 +82,6 @@ def _diffusers_options(config: dict[str, Any], tensors: dict[str, Tensor], untol
         raise _refusal("sample_size", size, "one int, the side of square images")
     if any(width % widths[0] for width in widths):
         raise _refusal("block_out_channels", widths, f"multiples of the first, {widths[0]}")
-    levels = range(len(widths))
     down, up = list(config["down_block_types"]), list(config["up_block_types"])
     for name, types in (("down_block_types", down), ("up_block_types", up)):
         kinds = [f"{attention}{name.split('_')[0].title()}Block2D" for attention in ("", "Attn")]
@@ -96,23 +92,20 @@ def _diffusers_options(config: dict[str, Any], tensors: dict[str, Tensor], untol
         raise _refusal("up_block_types", up, "attention on the same levels as down_block_types")
     if config["out_channels"] not in (config["in_channels"], 2 * config["in_channels"]):
         raise _refusal("out_channels", config["out_channels"], "in_channels, or twice that for a learned variance")
-    if config["resnet_time_scale_shift"] not in ("default", "scale_shift"):
-        raise _refusal("resnet_time_scale_shift", config["resnet_time_scale_shift"], "'default' or 'scale_shift'")
     heads, groups, middle = config["attention_head_dim"], config["norm_num_groups"], config["attn_norm_num_groups"]
     if heads is not None and (not isinstance(heads, int) or heads < 1 or any(width % heads for width in widths)):
         raise _refusal("attention_head_dim", heads, f"None, or an int that divides all of block_out_channels = {widths}")
-    bare = config["resnet_time_scale_shift"] == "scale_shift" and "mid_block.attentions.0.group_norm.weight" not in tensors
+    scale_shift = config["resnet_time_scale_shift"] == "scale_shift"
+    bare = scale_shift and "mid_block.attentions.0.group_norm.weight" not in tensors
     if middle not in (None, groups) or bare:
         raise _refusal("attn_norm_num_groups", middle, f"norm_num_groups = {groups}: the middle's attention is normalised too")
-    if config["downsample_padding"] not in (0, 1):
-        raise _refusal("downsample_padding", config["downsample_padding"], "0 or 1")
     return {
         "size": size,
         "channels": config["in_channels"],
         "base": widths[0],
         "multipliers": [width // widths[0] for width in widths],
         "blocks": config["layers_per_block"],
-        "attention": [size >> level for level in levels if attends[level]],
+        "attention": [size >> level for level, attend in enumerate(attends) if attend],
         "dropout": config["dropout"],
         "head_channels": heads,
         "classes": _classes(config["num_class_embeds"], "num_class_embeds", untold),
@@ -120,35 +113,30 @@ def _diffusers_options(config: dict[str, Any], tensors: dict[str, Tensor], untol
         "groups": groups,
         "norm_eps": config["norm_eps"],
         "shift": config["freq_shift"],
-        "scale_shift": config["resnet_time_scale_shift"] == "scale_shift",
+        "scale_shift": scale_shift,
         "pad_all": bool(config["downsample_padding"]),
         "first_t": 0,
     }
 
 
 def _diffusers_names(network: UNet) -> Iterator[tuple[str, str]]:
-    """Pairs of our prefix and theirs."""
-    levels, blocks = len(network.config["multipliers"]), network.config["blocks"]
+    """Pairs of our prefix and theirs; those of parts that the network does not have are never asked for."""
+
+    def block(ours: str, theirs: str, i: int) -> Iterator[tuple[str, str]]:
+        for part, name in DIFFUSERS_BLOCK.items():
+            yield f"{ours}.{part}", f"{theirs}.{'resnets' if part.startswith('res') else 'attentions'}.{i}.{name}"
+
     yield from [("time.0", "time_embedding.linear_1"), ("time.2", "time_embedding.linear_2"), ("first", "conv_in")]
     yield from [("last.0", "conv_norm_out"), ("last.2", "conv_out")]
-    places = [("middle.0.res", "mid_block.resnets.0"), ("middle.0.attention", "mid_block.attentions.0")]
-    places += [("middle.1.res", "mid_block.resnets.1")]
-    down = up = 0
-    for level in range(levels):
-        if level:
-            yield f"down.{down}.conv", f"down_blocks.{level - 1}.downsamplers.0.conv"
-            yield f"up.{up}.conv", f"up_blocks.{level - 1}.upsamplers.0.conv"
-            down, up = down + 1, up + 1
-        for i in range(blocks + 1):
-            for ours, theirs in (("res", "resnets"), ("attention", "attentions")):
-                if i < blocks:
-                    places.append((f"down.{down}.{ours}", f"down_blocks.{level}.{theirs}.{i}"))
-                places.append((f"up.{up}.{ours}", f"up_blocks.{level}.{theirs}.{i}"))
-            down, up = down + (i < blocks), up + 1
-    for ours, theirs in places:
-        for part, name in DIFFUSERS_BLOCK.items():
-            if part.split(".")[0] == ours.split(".")[-1]:
-                yield f"{ours.rsplit('.', 1)[0]}.{part}", f"{theirs}.{name}"
+    yield from [*block("middle.0", "mid_block", 0), *block("middle.1", "mid_block", 1)]
+    down, up = network.config["blocks"], network.config["blocks"] + 1
+    for way, blocks, modules in (("down", down, network.down), ("up", up, network.up)):
+        for k in range(len(modules)):
+            level, i = divmod(k, blocks + 1)  # theirs: a level's blocks, then the way to the next
+            if i < blocks:
+                yield from block(f"{way}.{k}", f"{way}_blocks.{level}", i)
+            else:
+                yield f"{way}.{k}.conv", f"{way}_blocks.{level}.{way}samplers.0.conv"
 
 
 def _with_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -186,7 +174,7 @@ OPENAI = {
     "use_scale_shift_norm": True,
     "use_new_attention_order": False,
 }
-OPENAI_FIXED = {"predict_xstart": (False,), "conv_resample": (True,), "resblock_updown": (False,), "dims": (2,)}
+OPENAI_ALLOWED = {"predict_xstart": (False,), "conv_resample": (True,), "resblock_updown": (False,), "dims": (2,)}
 # What speaks of the diffusion or of the arithmetic and leaves the network as it is.
 OPENAI_OTHER = ["sigma_small", "noise_schedule", "timestep_respacing", "use_kl", "rescale_learned_sigmas", "use_fp16"]
 OPENAI_MULTIPLIERS = {256: [1, 1, 2, 2, 4, 4], 128: [1, 1, 2, 3, 4], 64: [1, 2, 3, 4], 32: [1, 2, 2, 2]}
@@ -205,20 +193,16 @@ OPENAI_BLOCK = {
 
 def from_openai(tensors: dict[str, Tensor], untold: bool = False, **config: Any) -> UNet:
     """The UNet that computes what improved-diffusion's network of that configuration computes with those tensors."""
-    allowed = {*OPENAI, *OPENAI_FIXED, *OPENAI_OTHER, "num_heads_upsample"}
+    allowed = {*OPENAI, *OPENAI_ALLOWED, *OPENAI_OTHER, "num_heads_upsample"}
     if unknown := sorted(set(config) - allowed):
         raise _refusal(unknown[0], config[unknown[0]], f"an entry of improved-diffusion: {', '.join(sorted(allowed))}")
-    for name, values in OPENAI_FIXED.items():
-        if config.get(name, values[0]) not in values:
-            raise _refusal(name, config[name], repr(values[0]))
-    config = {**OPENAI, **config}
+    config = _completed(config, OPENAI, OPENAI_ALLOWED)
     if config.get("num_heads_upsample", -1) not in (-1, config["num_heads"]):
         raise _refusal("num_heads_upsample", config["num_heads_upsample"], f"-1 or num_heads = {config['num_heads']}")
     size = config["image_size"]
     multipliers = _ints(config["channel_mult"], "channel_mult") or OPENAI_MULTIPLIERS.get(size, [])
     if not multipliers or multipliers[0] != 1:
         raise _refusal("channel_mult", config["channel_mult"] or None, f"integers, the first 1, for image_size = {size}")
-    scale = 1000.0 / config["diffusion_steps"] if config["rescale_timesteps"] else 1.0
     tensors = dict(tensors)
     if config["class_cond"] and "label_emb.weight" not in tensors:
         raise ValueError("the weights lack label_emb.weight, which class_cond = True asks for")
@@ -243,7 +227,7 @@ def from_openai(tensors: dict[str, Tensor], untold: bool = False, **config: Any)
         scale_shift=config["use_scale_shift_norm"],
         pad_all=True,
         first_t=0,
-        t_scale=scale,
+        t_scale=1000.0 / config["diffusion_steps"] if config["rescale_timesteps"] else 1.0,
     )
     _swap_halves(tensors, "time_embed.0.weight")
     if config["learn_sigma"]:
@@ -265,14 +249,13 @@ def _openai_names(network: UNet) -> Iterator[tuple[str, str]]:
     for k in range(len(network.down)):
         yield f"down.{k}.conv", f"input_blocks.{k + 1}.0.op"
         yield from ((f"down.{k}.{part}", f"input_blocks.{k + 1}.{name}") for part, name in OPENAI_BLOCK.items())
-    up = 0
     for k in range(len(network.up)):
-        if k % (blocks + 2) == blocks + 1:  # theirs stands in one block with what came before it
-            place = 1 + (f"up.{k - 1}.attention.norm.weight" in attended)
-            yield f"up.{k}.conv", f"output_blocks.{up - 1}.{place}.conv"
+        level, i = divmod(k, blocks + 2)
+        theirs = f"output_blocks.{level * (blocks + 1) + min(i, blocks)}"
+        if i > blocks:  # the way up: theirs stands in one block with what came before it
+            yield f"up.{k}.conv", f"{theirs}.{2 if f'up.{k - 1}.attention.norm.weight' in attended else 1}.conv"
         else:
-            yield from ((f"up.{k}.{part}", f"output_blocks.{up}.{name}") for part, name in OPENAI_BLOCK.items())
-            up += 1
+            yield from ((f"up.{k}.{part}", f"{theirs}.{name}") for part, name in OPENAI_BLOCK.items())
 
 
 def _ints(value: Any, name: str) -> list[int]:
@@ -297,6 +280,15 @@ def _by_heads(qkv: Tensor, heads: int, head_channels: int | None) -> Tensor:
 
 def _refusal(name: str, value: Any, allowed: str) -> ValueError:
     return ValueError(f"{name} = {value!r} is not what this U-Net computes; allowed: {allowed}")
+
+
+def _completed(config: dict[str, Any], defaults: dict[str, Any], allowed: dict[str, tuple]) -> dict[str, Any]:
+    """The configuration with what it leaves out; `allowed` lists values of which the first is the default."""
+    config = {**defaults, **{name: values[0] for name, values in allowed.items()}, **config}
+    for name, values in allowed.items():
+        if config[name] not in values:
+            raise _refusal(name, config[name], " or ".join(map(repr, values)))
+    return config
 
 
 def _classes(labels: int | None, name: str, untold: bool) -> int:
@@ -336,6 +328,6 @@ def _fill(network: UNet, tensors: dict[str, Tensor], names: dict[str, str], unto
         state[ours] = got
     if left:
         raise ValueError(f"the weights hold {sorted(left)[0]}, for which the configuration has no place")
-    network.to(torch.promote_types(next(iter(tensors.values())).dtype, torch.float32))
+    network.to(reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()), torch.float32))
     network.load_state_dict(state)
     return network.eval()

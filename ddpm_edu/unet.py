@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ._args import count, number
+from ._args import as_steps, count, number
 
 
 def time_embedding(t: Tensor, dim: int, shift: int = 1) -> Tensor:
@@ -227,6 +227,8 @@ class UNet(nn.Module):
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}; this network takes {want}")
         if y is not None and self.classes is None:
             raise ValueError("y was given to a network without classes: classes = 0")
+        if y is not None and y.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere, looking would wait
+            y = as_steps(y, config["classes"], "y", low=0)
         known_as = (t + (config["first_t"] - 1)).float() * config["t_scale"]
         time = self.time(time_embedding(known_as, config["base"], config["shift"]).to(self.first.weight.dtype))
         if self.classes is not None:

@@ -201,7 +201,7 @@ def test_folder_as_diffusers_saves_it(tmp_path):
         ({"up_block_types": ("UpBlock2D", "UpBlock2D")}, "up_block_types .* same levels as down_block_types"),
         ({"out_channels": 3}, "out_channels = 3 .* in_channels, or twice"),
         ({"attention_head_dim": 5}, "attention_head_dim = 5"),
-        ({"downsample_padding": 2}, "downsample_padding = 2 .* 0 or 1"),
+        ({"downsample_padding": 2}, "downsample_padding = 2 .* 1 or 0"),
         ({"resnet_time_scale_shift": "spatial"}, "resnet_time_scale_shift = 'spatial'"),
         ({"attn_norm_num_groups": 2}, "attn_norm_num_groups = 2 .* norm_num_groups = 4"),
     ],

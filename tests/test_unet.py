@@ -193,6 +193,13 @@ def test_classes_add_a_vector_and_the_last_means_not_told():
     assert torch.equal(network(X_T, T, torch.tensor([0, 2, 1])), told)
     with pytest.raises(ValueError, match="y was given to a network without classes"):
         UNet(**SMALL)(X_T.float(), T, y)
+    for wrong, error, message in (
+        (torch.tensor([0, 5, 1]), ValueError, r"y = values from 0 to 5 is outside 0\.\.4"),
+        (torch.tensor([-1, 0, 1]), ValueError, r"y = values from -1 to 1 is outside 0\.\.4"),
+        (torch.tensor([0.0, 1.0, 2.0]), TypeError, r"y must hold integers 0\.\.4, got a tensor of dtype torch\.float32"),
+    ):
+        with pytest.raises(error, match=message):
+            network(X_T, T, wrong)
 
 
 def test_learned_variance_doubles_the_channels_and_starts_at_zero():
