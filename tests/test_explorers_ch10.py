@@ -42,7 +42,7 @@ def shown(explorer, k):
 )
 def test_parameters(explorer, k, want, name):
     (got, total), values = shown(explorer, k)
-    assert (got, total, values["block"]) == (want, 35_746_307, name)
+    assert (got, total, f"{values['block']}, {values['kind']}") == (want, 35_746_307, name)
 
 
 def test_all_blocks_and_the_two_layers_of_the_time_are_all_there_is(explorer):

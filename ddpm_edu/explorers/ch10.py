@@ -132,7 +132,8 @@ def unet_explorer() -> Explorer:
         )
         takes = f", {stops[other].channels_out} of them from block {other}" if other < k else ""
         readout = [
-            ("block", f"{k}, {stop.name}"),
+            ("block", f"{k}"),
+            ("kind", stop.name),
             ("channels in", f"{stop.channels_in}{takes}"),
             ("out", f"{stop.channels_out} × {stop.side} × {stop.side}"),
             ("parameters", f"{stop.parameters:,} of {totals['parameters']:,}"),
