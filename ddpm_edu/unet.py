@@ -154,7 +154,8 @@ class UNet(nn.Module):
     `groups`, `norm_eps`, `shift`, `scale_shift`, `pad_all` are what other published networks do differently, and
     (t - 1 + first_t) · t_scale is the number by which they know step t: most count from 0. t is 1..T here all the same;
     imported weights set these (`weights.from_diffusers`, `weights.from_openai`).
-    Raises ValueError for a size that cannot be halved often enough, an input of another shape, or y without classes.
+    Raises ValueError for a size that cannot be halved often enough, an input of another shape, y without classes or (on the
+    CPU) a y that is no class.
     """
 
     def __init__(

@@ -112,13 +112,14 @@ def shipped(name: str = "digits") -> Path:
 
 
 def from_diffusers(source: Any, untold: bool = False) -> UNet:
-    """A published DDPM as our `UNet`, in eval mode: eps_hat = network(x_t, t) with t = 1..T, as everywhere here.
+    """A published DDPM as our `UNet`: eps_hat = network(x_t, t) with t = 1..T, as everywhere here; in eval mode, on the CPU.
 
     `source` is a folder with config.json and diffusion_pytorch_model.safetensors (or .bin; tensors only, nothing is
     unpickled; diffusers need not be installed), the folder of a whole pipeline, or a UNet2DModel itself. The network
     computes the same numbers, but counts steps from 1; where it was trained with twice the channels (a learned
     variance, v from -1 to 1), v is 0 for β̃ and 1 for β. `untold` says that the last of `num_class_embeds` was trained
-    for images without a label; otherwise all are classes, and leaving y out gives NaN.
+    for images without a label; otherwise all are classes, and leaving y out gives NaN. Half precision becomes float32,
+    float64 stays.
     Raises FileNotFoundError, WeightsError for a damaged file, and ValueError naming the entry of the configuration that
     our network cannot compute, its value and what is allowed.
     """
