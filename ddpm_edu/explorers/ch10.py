@@ -65,7 +65,7 @@ def unet_stops(network: UNet) -> list[Stop]:
         attends = isinstance(module, Block) and hasattr(module.attention, "qkv")
         words = kind or (way if k in (0, len(parts) - 1) else {"middle": "middle"}.get(way, f"way {way}"))
         if isinstance(module, Block):
-            words += ": residual block" + (" and attention" if attends else "")
+            words += ": residual block" + (", attention" if attends else "")
         parameters = sum(p.numel() for p in module.parameters())
         flops = sum(operations[f"UNet.{name}"].values())  # torch counts a multiply-add as two
         stops.append(Stop(words, channels_in, channels_out, side, parameters, flops // 2, attends, partner.get(k)))
