@@ -30,7 +30,7 @@ grade_12_1 = Exercise(
     praise="1 for one noise with weights that sum to 1, and for two with squares that do",
 )
 
-# 12.2: the mean of a move with the estimate clipped.
+# 12.2: the mean of a step with the estimate clipped.
 
 
 def _clipped_mean(x_t, eps_hat, alpha_bar_s, alpha_bar_t, *, clip="x_0", root=True, single=False):
@@ -68,7 +68,7 @@ grade_12_2 = Exercise(
             lambda x, e, s, t: _clipped_mean(x, e, s, t, clip="range")
         ),
         "1-ᾱ_t is a variance: in the estimate it needs its root": lambda x, e, s, t: _clipped_mean(x, e, s, t, root=False),
-        "the factor of x_t has the α of the move, ᾱ_t/ᾱ_s, not ᾱ_t": lambda x, e, s, t: _clipped_mean(x, e, s, t, single=True),
+        "the factor of x_t has the α of the step, ᾱ_t/ᾱ_s, not ᾱ_t": lambda x, e, s, t: _clipped_mean(x, e, s, t, single=True),
     },
     praise="at s = 0 it is the clipped estimate itself",
 )
@@ -136,7 +136,7 @@ grade_12_4 = Exercise(
         "divide by the SNR of the state you look at, the last one": lambda bars: _memory(_snr(bars), last=1.0),
         "differences of the SNR, not of ᾱ": lambda bars: _memory(torch.as_tensor(bars, dtype=torch.float64)),
         "the SNR is a ratio of variances; that is its root": lambda bars: _memory(_snr(bars, 0.5)),
-        "the weights of one move each; later moves shrink them further": (lambda bars: 1 - _snr(bars)[:-1] / _snr(bars)[1:]),
+        "the weights of one step each; later steps shrink them further": (lambda bars: 1 - _snr(bars)[:-1] / _snr(bars)[1:]),
         "that is the wrong way round in time: the walk goes towards larger ᾱ": lambda bars: _memory(_snr(bars)).flip(0),
     },
     praise="late estimates outvote the early ones",
