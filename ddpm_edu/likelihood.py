@@ -213,11 +213,11 @@ def eps_errors(
 
 
 def linear_eps_errors(diffusion: GaussianDiffusion, x_0: Tensor) -> Tensor:
-    """E (ε - ε̂)² at every t, per coordinate, for the best ε̂ that is linear in x_t; table (T + 1,), entry 0 is NaN.
+    """E (ε - ε̂)² at every t, per coordinate, for the best straight line ε̂ in x_t; table (T + 1,), entry 0 is NaN.
 
     (1/D) Σ_i ᾱ_t λ_i / (ᾱ_t λ_i + 1 - ᾱ_t), with λ_1..λ_D the eigenvalues of the covariance of x_0 (N, ...). It needs the
-    data only, and no trained network should lie above it at any t: compare with `eps_errors`. For Gaussian data it is
-    the least error there is.
+    data only. A trained network should lie below it, but for late t where it is smaller than the network is exact:
+    compare with `eps_errors`. For Gaussian data it is the least error there is.
     """
     if real(x_0, "x_0").ndim < 1 or len(x_0) < 2:
         raise ValueError(f"x_0 has shape {tuple(x_0.shape)}; wanted (N, ...) with N >= 2 samples")
