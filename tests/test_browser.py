@@ -182,7 +182,13 @@ def test_explorers_move(opened):
     for k in range(explorers.count()):
         explorer = explorers.nth(k)
         sliders = explorer.locator("input[type=range]")
-        assert sliders.count() > 0 and explorer.locator("[aria-live]").count() > 0
+        choices = explorer.locator("input[type=radio]")
+        assert sliders.count() + choices.count() > 0 and explorer.locator("[aria-live]").count() > 0
+        if not sliders.count():  # radio buttons only
+            for j in range(choices.count()):
+                chosen, before = choices.nth(j).is_checked(), _seen(explorer, choices.nth(j))[:2]
+                choices.nth(j).check()
+                assert chosen or _seen(explorer, choices.nth(j))[:2] != before, f"choice {j} of explorer {k} changes nothing"
         for j in range(sliders.count()):
             slider = sliders.nth(j)
             before = _seen(explorer, slider)
