@@ -138,7 +138,8 @@ def run_train(args: argparse.Namespace) -> int:
     }
     weights.save(out, state.ema_network, card, getattr(torch, config.stored))
     print(f"{out} and {weights.card_path(out).name} written after {state.seconds / 60:.1f} minutes of training")
-    print(f"checkpoints in {checkpoints.folder}; the lowest loss on the fixed draw has {checkpoints.best(state).name}")
+    if checkpoints.path(state.step).exists():  # not when a finished run was taken from elsewhere
+        print(f"checkpoints in {checkpoints.folder}; the lowest loss on the fixed draw has {checkpoints.best(state).name}")
     return 0
 
 

@@ -13,7 +13,8 @@ from .weights import build_schedule
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides how a run goes. The defaults are the paper's for CIFAR-10 [Ho 2020, Appendix B].
+    """Everything that decides how a run goes. The defaults are the paper's for CIFAR-10 [Ho 2020, Appendix B];
+    warm-up and clipping, of which it does not speak, are those of its authors' code.
 
     `dataclasses.replace(PRESETS["digits"], steps=100)` changes a value. Values out of range raise at once.
     """

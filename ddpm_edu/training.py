@@ -124,7 +124,9 @@ class TrainState:
         """
         config, network, diffusion = self.config, self.ema_network, self.config.diffusion()
         g = _generator(config.seed, "fixed")
-        indices = torch.randperm(len(data), generator=g)[:n]
+        if not len(data):
+            raise ValueError("data is empty")
+        indices = torch.randperm(len(data), generator=g)[: count(n, "n")]
         t = 1 + torch.arange(len(indices)) * diffusion.T // len(indices)
         total = 0.0
         for k in torch.arange(len(indices)).split(64):
@@ -208,7 +210,10 @@ class Checkpoints:
 
     def best(self, state: TrainState) -> Path:
         """The checkpoint with the lowest fixed loss of those that are still there."""
-        return self.path(min((loss, step) for step, loss in state.fixed_curve if self.path(step).exists())[1])
+        there = [(loss, step) for step, loss in state.fixed_curve if self.path(step).exists()]
+        if not there:
+            raise FileNotFoundError(f"{self.folder} holds no checkpoint of this run")
+        return self.path(min(there)[1])
 
     def save(self, state: TrainState, data: Data) -> None:
         """Measure the state's fixed loss and write it; then, not before, remove what need not be kept."""
@@ -274,6 +279,8 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
             f"a batch of {min(config.batch, len(data))} cannot be cut into accumulate · processes = "
             f"{config.accumulate} · {world} pieces"
         )
+    if config.flip and data[torch.zeros(1, dtype=torch.int64)].ndim != 4:
+        raise ValueError("flip = True mirrors images, and the data are not images (B, C, H, W)")
     classes = config.network.get("classes", 0)
     if classes:
         _check_labels(getattr(data, "labels", None), len(data), classes)
@@ -281,8 +288,8 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
     compiled = torch.compile(on_all) if config.compile else on_all
 
     def loop() -> Iterator[Metrics]:
-        network.train()
         while state.step < until:
+            network.train()  # at every step: the caller may have looked at a sample in between
             started, cpu_started, step = time.perf_counter(), time.process_time(), state.step + 1
 
             # The joint batch, drawn alike in every process; each then works on its own pieces of it.

@@ -527,3 +527,27 @@ def test_presets_build():
 def test_empty_data_is_refused():
     with pytest.raises(ValueError, match="data is empty"):
         train(TrainState(POINTS), torch.zeros(0, 2))
+
+
+def test_flip_needs_images():
+    with pytest.raises(ValueError, match="flip = True mirrors images"):
+        train(TrainState(dataclasses.replace(POINTS, flip=True)), data.toy("two_moons", 70))
+
+
+def test_a_caller_who_samples_in_between_does_not_switch_dropout_off(images):
+    plain, watched = TrainState(TINY), TrainState(TINY)
+    want, got = [m.loss for m in train(plain, images, until=3)], []
+    for metrics in train(watched, images, until=3):
+        got.append(metrics.loss)
+        watched.network.eval()
+    assert got == want
+
+
+def test_fixed_loss_and_best_refuse_what_is_not_there(tmp_path):
+    state = TrainState(POINTS)
+    with pytest.raises(ValueError, match="n = 0 is too small"):
+        state.fixed_loss(data.toy("two_moons", 70), n=0)
+    with pytest.raises(ValueError, match="data is empty"):
+        state.fixed_loss(torch.zeros(0, 2))
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint of this run"):
+        Checkpoints(tmp_path).best(state)
