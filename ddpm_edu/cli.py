@@ -364,11 +364,10 @@ def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfi
     guided_x = pixels(draw(network, config, len(guided_y), args.steps, args.seed + 1, True, guided_y, args.guidance))
     report = class_quality(judge, x, y, guided_x, guided_y, real, test.labels)
     diffusion, generator = config.diffusion(), torch.Generator().manual_seed(args.seed)
-    model = autocast(network) if config.precision == "bfloat16" else network
     per_step = args.per_step
     bits = sampled_bits(
         diffusion,
-        lambda labels: guided(model, labels),
+        lambda labels: guided(network, labels),
         real,
         test.labels,
         per_step,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ._args import count, number
@@ -67,34 +67,24 @@ class TrainConfig:
 
 _SMALL = {"kind": "UNet", "channels": 1, "base": 32, "blocks": 1}
 
+_DIGITS = TrainConfig(
+    data="digits",
+    network={**_SMALL, "size": 8, "multipliers": [1, 2], "attention": [4], "dropout": 0.1},
+    schedule="cosine",
+    steps=2800,
+    batch=128,
+    lr=2e-3,
+    warmup=200,
+    lr_decay=True,
+    ema_decay=0.999,
+    precision="float32",
+    sample_steps=50,
+)
+
 PRESETS = {
-    "digits": TrainConfig(
-        data="digits",
-        network={**_SMALL, "size": 8, "multipliers": [1, 2], "attention": [4], "dropout": 0.1},
-        schedule="cosine",
-        steps=2800,
-        batch=128,
-        lr=2e-3,
-        warmup=200,
-        lr_decay=True,
-        ema_decay=0.999,
-        precision="float32",
-        sample_steps=50,
-    ),
-    "playground": TrainConfig(  # small enough to run inside a web page
-        data="digits",
-        network={**_SMALL, "size": 8, "base": 20, "multipliers": [1, 2], "attention": [4], "dropout": 0.1, "classes": 10},
-        schedule="cosine",
-        steps=5000,
-        batch=128,
-        lr=2e-3,
-        warmup=200,
-        lr_decay=True,
-        ema_decay=0.999,
-        precision="float32",
-        stored="float16",
-        sample_steps=50,
-    ),
+    "digits": _DIGITS,
+    # small enough to run inside a web page
+    "playground": replace(_DIGITS, network={**_DIGITS.network, "base": 20, "classes": 10}, steps=5000, stored="float16"),
     "mnist": TrainConfig(
         data="mnist",
         network={**_SMALL, "size": 28, "multipliers": [1, 2, 3], "attention": [7], "classes": 10},

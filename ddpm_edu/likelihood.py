@@ -120,7 +120,7 @@ def variational_bound(
 
     `steps` names the t to evaluate (default: all of 1..T); the others' terms are NaN. `clip` clamps x̂_0, as in
     `p_mean_variance`: another model, whose bound is as valid. The network runs on x_0's device and dtype, the terms are
-    formed in float64. Nearly all the time is the network's: `samplers.autocast` halves it where bfloat16 is fast.
+    formed in float64. Use the network in float32: in half precision it does not see the noise of the first steps.
     """
     if real(x_0, "x_0").ndim < 1 or not len(x_0):
         raise ValueError(f"x_0 has shape {tuple(x_0.shape)}; wanted (N, ...) with N >= 1 samples")

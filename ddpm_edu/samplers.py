@@ -61,8 +61,9 @@ def ancestral(
 def autocast(network: Callable[..., Tensor], dtype: torch.dtype = torch.bfloat16) -> Callable[..., Tensor]:
     """The same network with its convolutions and matrix products in `dtype` (torch.autocast); ε̂ comes back in x_t's dtype.
 
-    Faster where the hardware multiplies in bfloat16 (GPUs since Ampere, CPUs with AMX), and rounded to 8 bits inside: ε̂
-    moves by about half a percent of its size, a bound by about 1e-4 bits/dim. Takes and passes on (x_t, t) or (x_t, t, y).
+    Faster where the hardware multiplies in bfloat16 (GPUs since Ampere, CPUs with AMX). Good for samples, not for a bound:
+    x_t is rounded to 8 bits, so at small t, where √(1-ᾱ_t) is no larger than that rounding, the noise is not seen any
+    more, and ε̂ is off by tens of per cent; at large t by less than one. Takes and passes on (x_t, t) or (x_t, t, y).
     """
     if dtype not in (torch.bfloat16, torch.float16):
         raise ValueError(f"dtype = {dtype} must be torch.bfloat16 or torch.float16")
@@ -73,14 +74,6 @@ def autocast(network: Callable[..., Tensor], dtype: torch.dtype = torch.bfloat16
 
     eps_model.config = getattr(network, "config", {})  # type: ignore[attr-defined]
     return eps_model
-
-
-class LangevinStep(NamedTuple):
-    """A visited state: x after k moves, at the noise level sigma (0 is the target itself)."""
-
-    k: int
-    sigma: float
-    x: Tensor
 
 
 def ddim(
@@ -101,7 +94,6 @@ def ddim(
     visited = diffusion.schedule.steps(steps)
     real(x_T, "x_T")
     number(eta, "eta", 0, 1, closed="low high")
-    eta = number(eta, "eta", 0, 1, closed="low high")
 
     @torch.no_grad()
     def walk() -> Iterator[Step]:
@@ -145,6 +137,14 @@ def guided(network: Callable[..., Tensor], y: Tensor, scale: float = 1.0, classe
         return unconditional + scale * (conditional - unconditional)
 
     return eps_model
+
+
+class LangevinStep(NamedTuple):
+    """A visited state: x after k moves, at the noise level sigma (0 is the target itself)."""
+
+    k: int
+    sigma: float
+    x: Tensor
 
 
 def langevin(

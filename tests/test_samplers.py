@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ddpm_edu import GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle, ancestral
+from ddpm_edu import GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle, TrainConfig, ancestral, data, weights
 from ddpm_edu.oracles import SDEOracle
-from ddpm_edu.samplers import annealed_langevin, ddim, guided, langevin, probability_flow, reverse_sde
+from ddpm_edu.samplers import annealed_langevin, autocast, ddim, guided, langevin, probability_flow, reverse_sde
 from ddpm_edu.sde import VPSDE
 from ddpm_edu.unet import UNet
 
@@ -408,3 +408,29 @@ def test_guided_refuses():
         guided(known, torch.tensor([1]), -1.0, classes=10)
     with pytest.raises(ValueError, match="1 classes for 2 images"):
         guided(known, torch.tensor([1]), classes=10)(torch.zeros(2, 4), torch.tensor([7, 7]))
+
+
+# Half precision -----------------------------------------------------------------------------------------------------
+
+
+def test_autocast_rounds_like_bfloat16_and_is_blind_at_small_t():
+    """Away from t = 0 the noise prediction hardly moves; where the noise is finer than 8 bits it does: as documented."""
+    network, card = weights.load(weights.shipped("digits"))
+    diffusion = TrainConfig(**card["config"]).diffusion()
+    x_0, generator = data.digits()[torch.arange(32)], torch.Generator().manual_seed(0)
+    off = {}
+    for t in (1, 500, 1000):
+        x_t = diffusion.q_sample(x_0, t, torch.randn(x_0.shape, generator=generator))
+        with torch.no_grad():
+            exact, rough = (m(x_t, torch.full((32,), t)) for m in (network, autocast(network)))
+        assert rough.dtype == torch.float32
+        off[t] = float((rough - exact).norm() / exact.norm())
+    assert 0 < off[500] < 0.01 and 0 < off[1000] < 0.01 and off[1] > 0.05
+
+
+def test_autocast_passes_on_classes_and_refuses_other_types():
+    network = UNet(size=4, channels=1, base=8, multipliers=(1,), blocks=1, attention=(), classes=3).eval()
+    x_t, t, y = torch.randn(2, 1, 4, 4), torch.tensor([5, 5]), torch.tensor([0, 2])
+    assert guided(autocast(network), y, 2.0)(x_t, t).shape == x_t.shape
+    with pytest.raises(ValueError, match=r"dtype = torch\.float32"):
+        autocast(network, torch.float32)
