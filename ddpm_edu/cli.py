@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from . import data, weights
-from .samplers import ancestral, autocast, guided
+from .guidance import guided
+from .samplers import ancestral, autocast
 from .training import (
     PRESETS,
     Checkpoints,

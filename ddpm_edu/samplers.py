@@ -108,37 +108,6 @@ def ddim(
     return walk()
 
 
-def guided(network: Callable[..., Tensor], y: Tensor, scale: float = 1.0, classes: int | None = None) -> EpsModel:
-    """ε̂ = ε_θ(x_t, t) + scale · (ε_θ(x_t, t, y) - ε_θ(x_t, t)), an eps_model for any sampler [Ho & Salimans 2022, Eq. 6].
-
-    scale 0 ignores the class, 1 is the conditional network itself (one call a step instead of two), above 1 guides; the
-    paper's w is scale - 1. `network(x_t, t, y)` knows the label `classes` (default: network.config["classes"]) as "not
-    told"; y int64 (B,) holds one class 0..classes-1 for each image. Raises ValueError for others.
-    """
-    classes = getattr(network, "config", {}).get("classes", 0) if classes is None else count(classes, "classes")
-    if not classes:
-        raise ValueError("guided needs a network with classes; this one has classes = 0")
-    if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 1:
-        raise TypeError(f"y must be an int64 tensor of shape (B,), got {getattr(y, 'dtype', type(y).__name__)}")
-    if y.numel() and not (0 <= int(y.min()) and int(y.max()) < classes):
-        raise ValueError(f"y holds classes from {int(y.min())} to {int(y.max())}; this network knows 0..{classes - 1}")
-    scale = number(scale, "scale", 0, math.inf, closed="low")
-
-    def eps_model(x_t: Tensor, t: Tensor) -> Tensor:
-        if len(y) != len(x_t):
-            raise ValueError(f"y names {len(y)} classes for {len(x_t)} images")
-        told, untold = y.to(x_t.device), torch.full_like(t, classes)
-        if scale == 1:
-            return network(x_t, t, told)
-        if scale == 0:
-            return network(x_t, t, untold)
-        both = network(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([told, untold]))
-        conditional, unconditional = both.chunk(2)
-        return unconditional + scale * (conditional - unconditional)
-
-    return eps_model
-
-
 class LangevinStep(NamedTuple):
     """A visited state: x after k moves, at the noise level sigma (0 is the target itself)."""
 

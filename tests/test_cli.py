@@ -15,7 +15,7 @@ import torch
 from conftest import write_mnist
 
 from ddpm_edu import cli, data, training, weights
-from ddpm_edu.samplers import guided
+from ddpm_edu.guidance import guided
 from ddpm_edu.training import PRESETS, TrainConfig
 
 NET = {
