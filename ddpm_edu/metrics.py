@@ -5,7 +5,7 @@ No figure here means much alone: each is reported beside the same figure for rea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -352,6 +352,78 @@ def class_quality(
             "unguided_by_class": [_share(sees[y == k] == k) for k in range(int(y.max()) + 1)],
         },
         "frechet": {"features": "the judge's", "images": half, **_beside(pairs)},
+    }
+
+
+def class_figures(judge: Judge, samples: Tensor, y: Tensor, reference: Tensor, labels: Tensor) -> dict[str, Any]:
+    """How well samples (n, C, H, W) keep to the classes `y` (n,) they were drawn for, and how they vary, as plain numbers.
+
+    recognised         share in which the judge sees the class asked for; its standard error is √(p (1-p) / n)
+    frechet            to the reference images of the classes `labels`, in the judge's features
+    precision, recall  `precision_recall` in these features, against n reference images of the same classes
+    spread             variance of the pixels around the mean of their class, summed, over the reference's
+    by_class           recognised and spread, class by class
+    Raises ValueError where a class of `y` has fewer than two samples, or fewer reference images than samples.
+    """
+    counts = torch.bincount(y, minlength=int(labels.max()) + 1)
+    if len(real(samples, "samples")) != len(y) or len(real(reference, "reference")) != len(labels):
+        raise ValueError(f"{len(samples)} samples for {len(y)} classes, {len(reference)} reference images for {len(labels)}")
+    known = counts.nonzero()[:, 0].tolist()
+    for k in known:
+        if not 2 <= int(counts[k]) <= int((labels == k).sum()):
+            raise ValueError(f"class {k} has {int(counts[k])} samples and {int((labels == k).sum())} reference images")
+    sees = torch.cat([judge.probabilities(part) for part in samples.split(500)]).argmax(1) == y
+    of_samples, of_real = (torch.cat([judge.features(part) for part in x.split(500)]) for x in (samples, reference))
+    same = torch.cat([(labels == k).nonzero()[: int(counts[k]), 0] for k in known])
+    near = precision_recall(of_real[same], of_samples)
+    variance = lambda x: float(x.flatten(1).double().var(0).sum())  # noqa: E731
+    spreads = [(variance(samples[y == k]), variance(reference[labels == k])) for k in known]
+    share = _share(sees)
+    return {
+        "recognised": share,
+        "standard_error": (share * (1 - share) / len(y)) ** 0.5,
+        "frechet": frechet_distance(of_samples, of_real),
+        "precision": near.precision,
+        "recall": near.recall,
+        "spread": sum(a for a, _ in spreads) / sum(b for _, b in spreads),
+        "by_class": {
+            "recognised": [_share(sees[y == k]) for k in known],
+            "spread": [a / b for a, b in spreads],
+        },
+    }
+
+
+def guidance_curve(
+    judge: Judge,
+    draw: Callable[[Tensor, float], Tensor],
+    y: Tensor,
+    scales: Sequence[float],
+    images: Tensor,
+    labels: Tensor,
+    rounds: int = 8,
+) -> dict[str, Any]:
+    """`class_figures` of draw(y, scale) for every guidance scale, and of real images, as plain numbers for a card.
+
+    `images` are real ones that neither judge nor network was trained on. One random half of them is the reference for all
+    rows; `rounds` times as many images as y has, of the same classes, are drawn from the other half for the row "real"
+    (a mean) and its "real_range". Give `draw` the same noise for every scale, and neighbours in the curve compare better.
+    """
+    generator = torch.Generator().manual_seed(0)
+    reference, pool = torch.randperm(len(real(images, "images")), generator=generator).tensor_split(2)
+    figures = lambda x, classes: class_figures(judge, x, classes, images[reference], labels[reference])  # noqa: E731
+    repeats = []
+    for _ in range(count(rounds, "rounds")):
+        pool = pool[torch.randperm(len(pool), generator=generator)]
+        rows = torch.cat([pool[labels[pool] == k][: int((y == k).sum())] for k in y.unique()])
+        if len(rows) < len(y):
+            raise ValueError(f"half of the {len(labels)} real images hold only {len(rows)} of the {len(y)} that y asks for")
+        repeats.append(figures(images[rows], labels[rows]))
+    names = [name for name in repeats[0] if name != "by_class"]
+    return {
+        "images": len(y),
+        "curve": [{"scale": float(scale), **figures(draw(y, scale), y)} for scale in scales],
+        "real": {name: sum(row[name] for row in repeats) / len(repeats) for name in names},
+        "real_range": {name: [min(row[name] for row in repeats), max(row[name] for row in repeats)] for name in names},
     }
 
 

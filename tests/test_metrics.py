@@ -1,6 +1,7 @@
 """Distances between sets, each against another route, and the judge."""
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from ddpm_edu import data
 from ddpm_edu.metrics import (
     bootstrap,
+    class_figures,
     class_quality,
     frechet_bias,
     frechet_distance,
+    guidance_curve,
     kid,
     mmd2,
     mmd2_null,
@@ -329,3 +332,62 @@ def test_class_quality_sees_a_wrong_class_and_a_collapse():
     assert collapsed["frechet"]["ratio"] > 5 * good["frechet"]["ratio"]
     with pytest.raises(ValueError, match=r"samples has 99 images.*needs 100"):
         class_quality(judge, x[:99], y[:99], x[:8], y[:8], real_x, labels)
+
+
+class Eyes:
+    """A judge that reads the class off the brightest column pair, and whose features are the pixels."""
+
+    def probabilities(self, x):
+        return torch.nn.functional.one_hot(x.mean((1, 2))[:, ::2].argmax(1), 4).double()
+
+    def features(self, x):
+        return x.flatten(1)
+
+
+def columns(n, generator, noise=0.1):
+    y = torch.arange(n) % 4
+    x = noise * torch.randn(n, 1, 4, 8, generator=generator, dtype=torch.float64)
+    x[torch.arange(n), 0, :, 2 * y] += 1.0
+    return x, y
+
+
+def test_class_figures_count_and_measure_what_is_said():
+    generator = torch.Generator().manual_seed(0)
+    (reference, labels), (x, y) = columns(4000, generator), columns(200, generator, noise=0.05)
+    row = class_figures(Eyes(), x, y, reference, labels)
+    assert row["recognised"] == 1 and row["standard_error"] == 0 and row["by_class"]["recognised"] == [1.0] * 4
+    assert row["spread"] == pytest.approx(0.25, rel=0.05)  # (0.05 / 0.1)²
+    assert row["by_class"]["spread"] == pytest.approx([0.25] * 4, rel=0.1)
+    assert row["precision"] == 1 and row["recall"] < 0.05  # all inside, and too close to the middle to reach the rest
+    wrong = class_figures(Eyes(), x, torch.where(torch.arange(200) < 20, (y + 1) % 4, y), reference, labels)
+    assert wrong["recognised"] == pytest.approx(0.9) and wrong["standard_error"] == pytest.approx((0.09 / 200) ** 0.5)
+    alike = class_figures(Eyes(), *columns(200, generator), reference, labels)
+    assert alike["recall"] > 0.3 and alike["frechet"] < wrong["frechet"] / 3
+
+
+def test_class_figures_refuse():
+    generator = torch.Generator().manual_seed(0)
+    (reference, labels), (x, y) = columns(40, generator), columns(20, generator)
+    with pytest.raises(ValueError, match="19 samples for 20 classes"):
+        class_figures(Eyes(), x[1:], y, reference, labels)
+    with pytest.raises(ValueError, match="class 3 has 1 samples"):
+        class_figures(Eyes(), x[:7], y[:7], reference, labels)
+    with pytest.raises(ValueError, match="class 0 has 20 samples and 10 reference images"):
+        class_figures(Eyes(), x, torch.zeros_like(y), reference, labels)
+
+
+def test_guidance_curve_has_a_row_for_each_scale_and_one_for_real_images():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = columns(800, generator)
+
+    def draw(y, scale):  # guidance narrows
+        return columns(len(y), torch.Generator().manual_seed(1), noise=0.1 / (1 + scale))[0]
+
+    report = guidance_curve(Eyes(), draw, torch.arange(40) % 4, [0, 1], images, labels, rounds=3)
+    assert report["images"] == 40 and [row["scale"] for row in report["curve"]] == [0.0, 1.0]
+    assert report["curve"][1]["spread"] == pytest.approx(report["curve"][0]["spread"] / 4)
+    assert report["real"]["recognised"] == 1 and report["real"]["spread"] == pytest.approx(1, rel=0.1)
+    low, high = report["real_range"]["frechet"]
+    assert low < report["real"]["frechet"] < high and json.loads(json.dumps(report)) == report
+    with pytest.raises(ValueError, match="hold only"):
+        guidance_curve(Eyes(), draw, torch.arange(800) % 4, [0], images, labels)
