@@ -16,7 +16,7 @@ LAYERS = [
     {"schedules", "gaussian"},
     {"diffusion", "latent", "sde"},
     {"likelihood", "samplers", "guidance", "scores", "oracles", "routes", "discrete", "unet", "mlp", "data", "metrics"},
-    {"published"},
+    {"published", "notation"},
     {"weights"},
     {"config"},
     {"training"},
