@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from . import data, weights
+from .diffusion import LearnedVariance, ReverseVariance
 from .guidance import guided
 from .samplers import ancestral, autocast
 from .training import (
@@ -42,7 +43,8 @@ from .training import (
 from .weights import check_writable
 
 SAMPLE_BATCH = 500
-CHANGEABLE = ("seed", "steps", "batch", "lr", "precision", "accumulate", "compile", "channels_last")  # of a preset
+# Of a preset:
+CHANGEABLE = ("seed", "steps", "batch", "lr", "loss", "times", "precision", "accumulate", "compile", "channels_last")
 
 
 class Refused(ValueError):
@@ -187,6 +189,8 @@ def _config(args: argparse.Namespace) -> TrainConfig:
         names = ", ".join(PRESETS)
         raise Refused(f"no preset {preset!r} for the training: name one with --preset ({names})")
     given = {name: getattr(args, name) for name in CHANGEABLE if getattr(args, name) is not None}
+    if args.loss:  # the bound trains a variance, so the network needs one
+        given["network"] = {**PRESETS[preset].network, "learned_variance": args.loss != "simple"}
     return dataclasses.replace(PRESETS[preset], data=args.data, **given)
 
 
@@ -265,8 +269,12 @@ def draw(
     """n images in [-1, 1] by ancestral sampling as the paper does it: x̂_0 clipped to [-1, 1] at every step.
 
     `steps` moves (default: the configuration's); `y` (n,) names a class for each image, `scale` guides as in `guided`.
-    The same seed gives the same images on the same device. The network runs in the precision it was trained in.
+    The same seed gives the same images on the same device. The network runs in the precision it was trained in. The reverse
+    variance is the network's own where it has learned one, and β̃ otherwise.
     """
+    learned = config.network.get("learned_variance", False)
+    if learned and scale != 1:
+        raise Refused(f"--guidance {scale} is for networks without a learned variance: guidance says nothing about v")
     diffusion, device = config.diffusion(), next(network.parameters()).device
     moves = diffusion.schedule.steps(steps or config.sample_steps)
     generator = torch.Generator(device).manual_seed(seed)
@@ -276,7 +284,11 @@ def draw(
         for start in range(0, n, SAMPLE_BATCH):
             x_T = torch.randn(min(SAMPLE_BATCH, n - start), *_image_shape(config), generator=generator, device=device)
             eps_model = model if y is None else guided(model, y[start : start + SAMPLE_BATCH], scale)
-            walk = ancestral(diffusion, eps_model, x_T, moves, diffusion.sigma2_beta_tilde, clip=1.0, generator=generator)
+            sigma2: ReverseVariance = diffusion.sigma2_beta_tilde
+            if learned:
+                halves = LearnedVariance(diffusion, eps_model)
+                eps_model, sigma2 = halves.eps_model, halves.sigma2
+            walk = ancestral(diffusion, eps_model, x_T, moves, sigma2, clip=1.0, generator=generator)
             for step in walk:
                 bar.update(step.t > 0)
             done.append(step.x_t.cpu())
@@ -350,6 +362,8 @@ def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfi
     from .likelihood import sampled_bits
     from .metrics import Judge, class_quality
 
+    if config.network.get("learned_variance"):
+        raise Refused("evaluate measures networks with classes by a bound with a fixed variance; this one has learned its own")
     if not config.network.get("classes"):
         raise Refused(f"evaluate knows the digits and networks with classes; this one is of {config.data}, without classes")
     test = data.load(config.data, args.data_root, "test")
@@ -549,6 +563,8 @@ def _parser() -> argparse.ArgumentParser:
     of.add_argument("--steps", type=_whole(1))
     of.add_argument("--batch", type=_whole(1))
     of.add_argument("--lr", type=_positive)
+    of.add_argument("--loss", choices=["simple", "hybrid", "vlb"], help="hybrid and vlb learn the reverse variance, too")
+    of.add_argument("--times", choices=["uniform", "importance"], help="how t is drawn (importance: with a learned variance)")
     of.add_argument(
         "--precision", choices=["auto", "float32", "bfloat16", "float16"], help="default: what the device is fast at"
     )

@@ -33,6 +33,9 @@ class TrainConfig:
     ema_decay: float = 0.9999
     flip: bool = False  # mirror half of the images left to right
     label_drop: float = 0.1  # share of labels hidden from a network with classes [Ho & Salimans 2022, Alg. 1]
+    loss: str = "simple"  # "hybrid" or "vlb": for a network with a learned variance, see `GaussianDiffusion.hybrid_term`
+    vlb_weight: float = 0.001  # λ in L_simple + λ L_vlb [Nichol 2021, Eq. 16]
+    times: str = "uniform"  # how t is drawn; "importance": in proportion to the losses seen, see `training.ImportanceSampler`
     seed: int = 0
     # How the same thing is computed: the numbers differ in their last digits only.
     precision: str = "auto"  # "float32", "bfloat16", "float16" (with a scaled loss), or "auto": what the device is fast at
@@ -54,6 +57,18 @@ class TrainConfig:
         number(self.label_drop, "label_drop", 0, 1, closed="low high")
         if self.precision not in ("auto", "float32", "bfloat16", "float16"):
             raise ValueError(f"precision = {self.precision!r} must be 'auto', 'float32', 'bfloat16' or 'float16'")
+        number(self.vlb_weight, "vlb_weight", 0, math.inf, closed="low")
+        if self.loss not in ("simple", "hybrid", "vlb"):
+            raise ValueError(f"loss = {self.loss!r} must be 'simple', 'hybrid' or 'vlb'")
+        if (self.loss == "simple") == bool(self.network.get("learned_variance")):
+            raise ValueError(
+                f"loss = {self.loss!r} with learned_variance = {bool(self.network.get('learned_variance'))} in the network: "
+                f"'simple' trains a network without a learned variance, 'hybrid' and 'vlb' one with it"
+            )
+        if self.times not in ("uniform", "importance"):
+            raise ValueError(f"times = {self.times!r} must be 'uniform' or 'importance'")
+        if self.times == "importance" and self.loss == "simple":
+            raise ValueError("times = 'importance' is for the losses 'hybrid' and 'vlb', got loss = 'simple'")
         if self.accumulate > self.batch:
             raise ValueError(f"accumulate = {self.accumulate} is more than the batch = {self.batch}")
         if self.stored not in ("float32", "float16"):

@@ -285,6 +285,36 @@ class GaussianDiffusion:
         slopes2 = torch.ones_like(noise), of_eps, of_x_0, of_x_0 * noise, of_eps * noise
         return LossWeights(*(_cast(slope2, x_t) / (2 * var) for slope2 in slopes2))
 
+    def ddim_weight(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None, eta: float = 1.0) -> Tensor:
+        """γ: the KL of q_σ(x_s | x_t, x_0) to the model's step is γ · (ε - ε̂)² per coordinate [Song 2021, DDIM, Thm. 1].
+
+        γ = (√ᾱ_s √(1-ᾱ_t) - √ᾱ_t √(1-ᾱ_s-σ²))² / (2σ² ᾱ_t), in nats, for the model that puts x̂_0 in the place of x_0 and
+        keeps σ² = η² β̃. η = 1 gives the `eps` weight of `loss_weights` with σ² = β̃. `x_t` gives shape, dtype and device.
+        Raises ValueError where σ² is 0, at η = 0 and at s = 0 (the term L_0): no error is allowed there.
+        """
+        one = torch.ones_like(real(x_t, "x_t"))
+        of_x_0, alpha_bar_t = self.q_ddim(one, torch.zeros_like(one), t, s, eta), self.alpha_bar(t, x_t.shape)
+        if one.device.type == "cpu" and (of_x_0.var <= 0).any():
+            raise ValueError(f"eta = {eta}, t = {t}, s = {s}: sigma2 = eta² beta_tilde is 0 there, and the weight infinite")
+        return of_x_0.mean**2 * _cast((1 - alpha_bar_t) / alpha_bar_t, x_t) / (2 * of_x_0.var)
+
+    def hybrid_term(
+        self, network: EpsModel, x_0: Tensor, t: int | Tensor, eps: Tensor, vlb_weight: float = 0.001, levels: int | None = 256
+    ) -> Tensor:
+        """One term of L_hybrid = L_simple + λ L_vlb for the given t and ε, shape (B,), per coordinate [Nichol 2021, Eq. 16].
+
+        mean of (ε - ε_θ)² + λ T · bound_term / D,    λ = `vlb_weight`, D coordinates, in nats; over t ~ U{1..T} its mean is
+        L_hybrid. `network(x_t, t)` returns ε̂ and v as in `LearnedVariance`. In the bound's term the mean is held fixed (no
+        gradient flows through ε̂): L_simple alone trains it, and the bound trains v.
+        """
+        number(vlb_weight, "vlb_weight", 0, float("inf"), closed="low")
+        _own_noise(x_0, eps)
+        x_t, learned = self.q_sample(x_0, t, eps), LearnedVariance(self, network)
+        eps_hat = self.predict(learned.eps_model, x_t, t)
+        p, _ = self.p_mean_variance(lambda x_t, t: eps_hat.detach(), x_t, t, sigma2=learned.sigma2)
+        bound = self.bound_term(p, x_0, x_t, t, levels)
+        return (per_sample((eps - eps_hat).square()) + vlb_weight * self.T * bound) / x_0[0].numel()
+
     def vlb_term(
         self,
         eps_model: EpsModel,
@@ -322,6 +352,43 @@ class GaussianDiffusion:
             log_p = decoder.log_prob(x_0[first]) if levels is None else discretised_log_prob(x_0[first], decoder, levels)
             term[first] = -per_sample(log_p)
         return term
+
+
+class LearnedVariance:
+    """The halves of a network that has learned its variance: `eps_model` and `sigma2`, as samplers and bounds take them.
+
+    `network(x_t, t)` gives (B, 2C, ...): ε̂, then v in σ² = exp(v log β + (1 - v) log β̃) [Nichol 2021, Eq. 15].
+    Who takes a step asks for ε̂ first and for σ² next. So the v that came with ε̂ is kept until it is asked for, and a
+    step costs one pass through the network; asked at any other (x_t, t), `sigma2` runs the network again.
+    """
+
+    def __init__(self, diffusion: GaussianDiffusion, network: EpsModel):
+        self.diffusion, self.network = diffusion, network
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def eps_model(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """ε̂; the v beside it is kept for `sigma2`."""
+        eps_hat, v = self._halves(x_t, t)
+        self._kept = x_t.detach().clone(), t, v
+        return eps_hat
+
+    def sigma2(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
+        """σ² of the step from t to s (default t - 1), a `ReverseVariance`."""
+        steps = as_steps(t, self.diffusion.T).to(x_t.device).expand(x_t.shape[0])
+        (at, when, v), self._kept = self._kept or (x_t[:0], steps[:0], x_t[:0]), None
+        if not (torch.equal(when, steps) and torch.equal(at.to(x_t.dtype), x_t)):
+            v = self._halves(x_t, steps)[1]
+        return self.diffusion.sigma2_interpolated(v, x_t, t, s)
+
+    def _halves(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.network(x_t, t)
+        if x_t.ndim < 2 or out.shape != (len(x_t), 2 * x_t.shape[1], *x_t.shape[2:]):
+            raise ValueError(
+                f"network returned shape {tuple(out.shape)} for x_t {tuple(x_t.shape)}; one with a learned variance returns "
+                f"twice the channels, ε̂ and v"
+            )
+        eps_hat, v = out.to(x_t.dtype).chunk(2, dim=1)
+        return eps_hat, v
 
 
 def _cast(coefficient: Tensor, like: Tensor) -> Tensor:

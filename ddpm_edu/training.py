@@ -6,7 +6,8 @@
     state.ema_network                         # the averaged network, the one to sample from
 
 All randomness of step k (which images, t, ε, dropout) is a function of the seed and k. So a run that is stopped,
-saved, loaded and resumed is the same run, bit for bit, and nothing about random states needs storing. The same two
+saved, loaded and resumed is the same run, bit for bit, and no random state needs storing. (An `ImportanceSampler`'s t
+depend on the losses seen, too: those are part of what is saved.) The same two
 lines started by `torchrun --nproc_per_node=N` train on N devices: every process draws the joint batch and takes its share.
 """
 
@@ -31,9 +32,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from ._args import count
+from ._args import as_steps, count, number, real
 from .config import PRESETS, TrainConfig  # noqa: F401
-from .diffusion import EpsModel
+from .diffusion import EpsModel, GaussianDiffusion, LearnedVariance
 from .weights import WeightsError, build_network, load_into, read_tensors, write_tensors
 
 
@@ -69,6 +70,64 @@ def ema_decay(config: TrainConfig, n: int) -> float:
     return min(config.ema_decay, (1 + n) / (10 + n))
 
 
+def loss_terms(
+    config: TrainConfig,
+    diffusion: GaussianDiffusion,
+    model: EpsModel,
+    x_0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    levels: int | None = None,
+) -> Tensor:
+    """The terms of config.loss, shape (B,), per coordinate: their mean over t ~ U{1..T} is the loss. Not for "simple".
+
+    "hybrid" is `GaussianDiffusion.hybrid_term`, "vlb" T times `vlb_term` in nats, which trains mean and variance alike.
+    """
+    if config.loss == "hybrid":
+        return diffusion.hybrid_term(model, x_0, t, eps, config.vlb_weight, levels)
+    learned = LearnedVariance(diffusion, model)
+    bound = diffusion.vlb_term(learned.eps_model, x_0, t, eps, learned.sigma2, levels)
+    return diffusion.T * bound / x_0[0].numel()
+
+
+class ImportanceSampler:
+    """Draws t more often where the loss is large: p_t ∝ √E[L_t²], over the last losses seen at t [Nichol 2021, Eq. 18].
+
+    Uniform until `keep` losses have been seen at each t = 1..T. Every p_t is then at least `floor` / T, as in the authors'
+    code: so no weight exceeds 1 / `floor`. `losses` (T, keep) and `seen` (T,), how many so far, are all there is to save.
+    """
+
+    def __init__(self, T: int, keep: int = 10, floor: float = 0.001):
+        self.floor = number(floor, "floor", 0, 1, closed="low high")
+        self.losses = torch.zeros(count(T, "T"), count(keep, "keep"), dtype=torch.float64)
+        self.seen = torch.zeros(T, dtype=torch.int64)
+
+    def probabilities(self) -> Tensor:
+        """p_1..p_T, shape (T,), float64, summing to 1."""
+        T, keep = self.losses.shape
+        root = self.losses.square().mean(1).sqrt()
+        if self.seen.min() < keep or not root.any():
+            return torch.full((T,), 1 / T, dtype=torch.float64)
+        return (1 - self.floor) * root / root.sum() + self.floor / T
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """n steps t in 1..T, and the weights 1 / (T p_t), with which a mean over them is one over uniform t."""
+        p = self.probabilities()
+        u = torch.rand(count(n, "n"), generator=generator, dtype=torch.float64)
+        t = torch.searchsorted(p.cumsum(0)[:-1], u, right=True)  # of the last interval no end is needed: it is 1
+        return 1 + t, 1 / (len(p) * p[t])
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        """Remember a loss for each t, unweighted; the oldest at that t is forgotten."""
+        T, keep = self.losses.shape
+        t, losses = as_steps(t, T), real(losses, "losses").detach()
+        if t.ndim != 1 or t.shape != losses.shape:
+            raise ValueError(f"t and losses must have one shape (B,), got {tuple(t.shape)} and {tuple(losses.shape)}")
+        for k, loss in zip((t - 1).tolist(), losses.tolist()):
+            self.losses[k, self.seen[k] % keep] = loss
+            self.seen[k] += 1
+
+
 # State ------------------------------------------------------------------------------------------------------------
 
 
@@ -102,6 +161,7 @@ class TrainState:
             self.network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=self.device.type != "mps"
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self.times = ImportanceSampler(config.T) if config.times == "importance" else None
 
     @property
     def ema_network(self) -> nn.Module:
@@ -117,7 +177,7 @@ class TrainState:
 
     @torch.no_grad()
     def fixed_loss(self, data: Data, n: int = 256) -> float:
-        """L_simple of the averaged network on n images of `data`, their t (spread over 1..T) and ε the same at every call.
+        """The loss of the averaged network on n images of `data`, their t (spread over 1..T) and ε the same at every call.
 
         Two calls differ by what the network learned in between and by nothing else, where the training loss jumps with
         its random t. Also kept in `fixed_curve`; `Checkpoints` calls the state with the lowest one the best.
@@ -133,7 +193,12 @@ class TrainState:
             x_0 = data[indices[k]].to(self.device)
             y = data.labels[indices[k]].to(self.device) if config.network.get("classes", 0) else None  # type: ignore[attr-defined]
             model = network if y is None else lambda x_t, t: network(x_t, t, y)  # noqa: B023
-            total += float(diffusion.simple_loss(model, x_0, t[k], torch.randn(x_0.shape, generator=g).to(x_0))) * len(k)
+            eps = torch.randn(x_0.shape, generator=g).to(x_0)
+            if config.loss == "simple":
+                loss = diffusion.simple_loss(model, x_0, t[k], eps)
+            else:
+                loss = loss_terms(config, diffusion, model, x_0, t[k], eps, getattr(data, "levels", None)).mean()
+            total += float(loss) * len(k)
         self.fixed_curve.append((self.step, total / len(indices)))
         return total / len(indices)
 
@@ -143,6 +208,8 @@ class TrainState:
         tensors = {f"network.{name}": x for name, x in self.network.state_dict().items()}
         tensors |= {f"ema.{name}": x for name, x in self.ema.state_dict().items()}
         tensors |= {f"optimizer.{i}.{name}": x for i, of in optimizer["state"].items() for name, x in of.items()}
+        if self.times is not None:
+            tensors |= {"times.losses": self.times.losses, "times.seen": self.times.seen}
         numbers = {
             "config": dataclasses.asdict(self.config),
             "step": self.step,
@@ -176,6 +243,12 @@ class TrainState:
         part = lambda start: {k.removeprefix(start): x for k, x in tensors.items() if k.startswith(start)}  # noqa: E731
         load_into(state.network, part("network."), path)
         load_into(state.ema, part("ema."), path)
+        if state.times is not None:
+            for name, like in (("losses", state.times.losses), ("seen", state.times.seen)):
+                x = tensors.get(f"times.{name}")
+                if x is None or x.shape != like.shape or x.dtype != like.dtype:
+                    raise WeightsError(f"{path} lacks the losses seen at each t: it is not a whole checkpoint of this run")
+                like.copy_(x)
         parameters = [p.detach() for p in state.network.parameters()]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, x in part("optimizer.").items():
@@ -266,7 +339,10 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
     """Train to step `until` (default: config.steps), yielding Metrics after every step [Ho 2020, Alg. 1].
 
     Each step: x_0 from the data, t ~ U{1..T}, ε ~ N(0, I); a gradient step on ‖ε - ε_θ(√ᾱ_t x_0 + √(1-ᾱ_t) ε, t)‖²;
-    then the average moves. Raises TrainingDiverged when the loss is NaN or infinite, before anything is updated.
+    then the average moves. With a config.loss other than "simple" the step is on the mean of `loss_terms` (images that have
+    `data.levels` are decoded on their grid, other data by a density); with config.times = "importance" t is drawn by the
+    state's `ImportanceSampler`, and its weights 1/(T p_t) make up for that.
+    Raises TrainingDiverged when the loss is NaN or infinite, before anything is updated.
     With float16 a gradient that overflows halves the scale of the loss instead, and the step changes no weight.
     """
     config, network, device, scaler = state.config, state.network, state.device, state.scaler
@@ -287,6 +363,12 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
     on_all = DistributedDataParallel(network) if world > 1 else network  # averages the gradients of all processes
     compiled = torch.compile(on_all) if config.compile else on_all
 
+    def _terms_or_diverged(model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        try:
+            return loss_terms(config, diffusion, model, x_0, t, eps, getattr(data, "levels", None))
+        except ValueError as error:  # a mean or a variance that is no longer finite has no KL
+            raise TrainingDiverged(f"step {state.step + 1}: {error}") from error
+
     def loop() -> Iterator[Metrics]:
         while state.step < until:
             network.train()  # at every step: the caller may have looked at a sample in between
@@ -297,12 +379,15 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
             n = len(indices)
             on_cpu, on_device = _generator(config.seed, step, "t"), _generator(config.seed, step, "eps", device=device)
             mirrored = torch.rand(n, generator=on_cpu) < 0.5 if config.flip else None
-            t = torch.randint(1, diffusion.T + 1, (n,), generator=on_cpu)
+            if state.times is None:
+                t, weights = torch.randint(1, diffusion.T + 1, (n,), generator=on_cpu), torch.ones(n)
+            else:
+                t, weights = state.times.sample(n, on_cpu)
             hidden = torch.rand(n, generator=_generator(config.seed, step, "y")) < config.label_drop
             cuts = [n * k // (world * config.accumulate) for k in range(world * config.accumulate + 1)]
             pieces = [slice(*ends) for ends in pairwise(cuts)][rank * config.accumulate :][: config.accumulate]
 
-            eps, joint_loss = None, torch.zeros((), device=device)
+            eps, joint_loss, joint_terms = None, torch.zeros((), device=device), torch.zeros(n, device=device)
             state.optimizer.zero_grad()
             with _seeded(device, config.seed, step, "dropout", *([rank] if rank else [])):
                 for piece in pieces:
@@ -320,11 +405,17 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
                     # Gradients add up over the pieces and are averaged over the processes once, at the last piece.
                     with nullcontext() if world == 1 or piece is pieces[-1] else on_all.no_sync():  # type: ignore[operator]
                         with _autocast(device, config.precision):
-                            loss = diffusion.simple_loss(model, x_0, t[piece], eps[piece]) * (len(x_0) / n)
+                            if config.loss == "simple":
+                                loss = diffusion.simple_loss(model, x_0, t[piece], eps[piece]) * (len(x_0) / n)
+                            else:
+                                of_each = _terms_or_diverged(model, x_0, t[piece], eps[piece])
+                                loss = (of_each * weights[piece].to(of_each)).sum() / n
+                                joint_terms[piece] = of_each.detach()
                         scaler.scale(loss * world).backward()
                     joint_loss += loss.detach()
             if world > 1:
                 dist.all_reduce(joint_loss)
+                dist.all_reduce(joint_terms)
 
             scaler.unscale_(state.optimizer)  # clipping must see the true gradient
             grad_norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_grad)
@@ -337,6 +428,8 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
             scaler.update()
             if finite:
                 state.ema.update_parameters(network)
+            if state.times is not None:
+                state.times.update(t, joint_terms)
 
             seconds = time.perf_counter() - started
             state.step, state.seconds = step, state.seconds + seconds

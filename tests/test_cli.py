@@ -85,6 +85,27 @@ def test_how_is_a_choice_of_the_command(capsys):
     assert "--accumulate 2 contradicts" in refused(capsys, "train", "--data", "digits", "--resume", "--accumulate", "2")
 
 
+def test_a_variance_is_learned_drawn_from_and_refused_guidance(capsys, monkeypatch):
+    how = ["--loss", "hybrid", "--times", "importance"]
+    assert cli.main(["train", "--data", "digits", "--out", "v.safetensors", *how]) == 0
+    network, card = weights.load("v.safetensors")
+    assert network.config["learned_variance"] and card["config"]["loss"] == "hybrid"
+    assert card["config"]["times"] == "importance"
+    with torch.no_grad():
+        network.last[-1].bias[1] = 2.0  # v near 2: a variance that no fixed choice has
+    config = TrainConfig(**card["config"])
+    wild, tame = (cli.draw(net, config, 4, seed=1) for net in (network, weights.load("v.safetensors")[0]))
+    assert wild.shape == (4, 1, 8, 8) and not torch.equal(wild, tame)
+    assert cli.main(["sample", "--weights", "v.safetensors", "--n", "2", "--out", "v.npy"]) == 0
+    with pytest.raises(ValueError, match=r"--guidance 2\.0 is for networks without a learned variance"):
+        cli.draw(network, config, 4, y=torch.arange(4), scale=2.0)
+    capsys.readouterr()
+    assert "contradicts the run to resume" in refused(
+        capsys, "train", "--data", "digits", "--out", "v.safetensors", "--resume", "--loss", "vlb"
+    )
+    assert "times = 'importance' is for" in refused(capsys, "train", "--data", "digits", "--times", "importance")
+
+
 def test_tensorboard_gets_scalars_and_grids():
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert cli.main(["train", "--data", "digits", "--tensorboard", "board", "--grid-every", "3"]) == 0

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm_edu import Gaussian, GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle
+from ddpm_edu.diffusion import LearnedVariance
 from ddpm_edu.gaussian import condition_joint
 from ddpm_edu.routes import chain_joint, chain_moments, density_moments, grid, integrate
 
@@ -344,6 +345,106 @@ def test_vlb_term_against_torch_distributions():
     low = torch.where(x_0[0] > -0.999, p.cdf(x_0[0] - 1 / 255), 0.0)
     high = torch.where(x_0[0] < 0.999, p.cdf(x_0[0] + 1 / 255), 1.0)
     assert float(term[0]) == pytest.approx(float(-(high - low).log().sum()), rel=1e-8)
+
+
+# A learned variance
+
+
+class Twice:
+    """ε̂ = a x and v = b + c x, for points (B, 2); counts its calls."""
+
+    def __init__(self, a=0.8, b=0.3, c=0.1):
+        self.numbers, self.calls = torch.tensor([a, b, c], dtype=torch.float64, requires_grad=True), 0
+
+    def __call__(self, x_t, t):
+        self.calls += 1
+        a, b, c = self.numbers
+        return torch.cat([a * x_t, b + c * x_t], dim=1)
+
+
+@pytest.mark.parametrize("levels", [None, 256])
+def test_hybrid_term_against_torch_distributions(levels):
+    """Mean square + λ T KL / D, the KL by torch; slopes: of a from the square alone, of b and c from the KL alone."""
+    gen, net = torch.Generator().manual_seed(0), Twice()
+    x_0, eps = 2 * torch.randint(0, 256, (4, 2), generator=gen) / 255 - 1, torch.randn(4, 2, generator=gen, dtype=torch.float64)
+    x_0, t, weight = x_0.double(), torch.tensor([2, 10, 300, 1000]), 0.02
+    term = LONG.hybrid_term(net, x_0, t, eps, weight, levels)
+    assert term.shape == (4,) and net.calls == 1
+    slopes = torch.autograd.grad(term.mean(), net.numbers)[0]
+
+    bars = LONG.schedule.alpha_bars[t][:, None]
+    betas = 1 - bars / LONG.schedule.alpha_bars[t - 1][:, None]
+    tildes = (1 - LONG.schedule.alpha_bars[t - 1][:, None]) / (1 - bars) * betas
+    x_t = bars.sqrt() * x_0 + (1 - bars).sqrt() * eps
+    numbers = net.numbers.detach().clone().requires_grad_()
+    square = (eps - numbers[0] * x_t).square().mean(1)
+    gap = betas / ((1 - betas) * (1 - bars)).sqrt() * (eps - 0.8 * x_t)  # between the two means; 0.8 is no parameter here
+    sigma2 = betas ** (numbers[1] + numbers[2] * x_t) * tildes ** (1 - numbers[1] - numbers[2] * x_t)
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.Normal(gap, tildes.sqrt()), torch.distributions.Normal(torch.zeros(4, 2).double(), sigma2.sqrt())
+    )
+    want = square + weight * 1000 * kl.mean(1)
+    assert torch.allclose(term, want, rtol=1e-8)
+    assert torch.allclose(slopes, torch.autograd.grad(want.mean(), numbers)[0], rtol=1e-7)
+    plain = LONG.simple_loss(lambda x, t: 0.8 * x, x_0, t, eps)
+    assert LONG.hybrid_term(net, x_0, t, eps, 0.0, levels).mean().item() == pytest.approx(float(plain), rel=1e-12)
+
+
+def test_hybrid_term_at_t_1_is_the_decoder():
+    x_0, eps, net = f64(0.2, -1.0).reshape(2, 1), f64(0.5, -0.3).reshape(2, 1), Twice()
+    x_0 = torch.round((x_0 + 1) * 127.5) / 127.5 - 1
+    got = LONG.hybrid_term(net, x_0, 1, eps, 0.5, 256)
+    x_1 = math.sqrt(0.9999) * x_0 + 0.01 * eps
+    v, tilde_2 = 0.3 + 0.1 * x_1, 0.01**2 / float(1 - LONG.schedule.alpha_bars[2]) * float(LONG.schedule.betas[2])
+    p = torch.distributions.Normal((x_1 - 0.01 * 0.8 * x_1) / math.sqrt(0.9999), (1e-4**v * tilde_2 ** (1 - v)).sqrt())
+    low, high = torch.where(x_0 > -0.999, p.cdf(x_0 - 1 / 255), 0.0), p.cdf(x_0 + 1 / 255)
+    want = (eps - 0.8 * x_1) ** 2 - 500 * (high - low).log()
+    assert torch.allclose(got, want[:, 0], rtol=1e-6)
+
+
+def test_the_halves_of_a_learned_variance_cost_one_pass():
+    gen, net = torch.Generator().manual_seed(1), Twice()
+    x_t = torch.randn(3, 2, generator=gen, dtype=torch.float64)
+    halves = LearnedVariance(LONG, net)
+    for t, s in ((500, None), (500, 400), (1, None)):
+        p, _ = LONG.p_mean_variance(halves.eps_model, x_t, t, s, halves.sigma2)
+        want, _ = LONG.p_mean_variance(lambda x, t: 0.8 * x, x_t, t, s)
+        assert torch.allclose(p.mean, want.mean)
+        assert torch.allclose(p.var, LONG.sigma2_interpolated(0.3 + 0.1 * x_t, x_t, t, s))
+    assert net.calls == 3
+    halves.eps_model(x_t.float(), torch.tensor([5, 6, 7]))  # a bound is formed in float64 after a float32 pass
+    halves.sigma2(x_t.float().double(), torch.tensor([5, 6, 7]))
+    assert net.calls == 4
+
+
+@pytest.mark.parametrize("other", ["x_t", "t", "again", "changed in place"])
+def test_a_kept_v_is_never_used_for_another_state(other):
+    net, x_t, t = Twice(), f64(0.1, 0.2, 0.3, 0.4).reshape(2, 2), torch.tensor([7, 9])
+    halves = LearnedVariance(LONG, net)
+    halves.eps_model(x_t, t)
+    if other == "again":
+        halves.sigma2(x_t, t)
+    if other == "changed in place":
+        x_t.mul_(3)
+    x_t, t = (3 * x_t if other == "x_t" else x_t), (t + 1 if other == "t" else t)
+    assert torch.allclose(halves.sigma2(x_t, t), LONG.sigma2_interpolated(0.3 + 0.1 * x_t, x_t, t))
+    assert net.calls == 2
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: LONG.hybrid_term(zero_net, f64(1.0)[:, None], 5, f64(0.0)[:, None]), ValueError, "twice the channels"),
+        (lambda: LONG.hybrid_term(Twice(), torch.zeros(2, 2), 5, torch.zeros(2, 1)), ValueError, "its own noise"),
+        (lambda: LONG.hybrid_term(Twice(), torch.zeros(2, 2), 0, torch.zeros(2, 2)), ValueError, "t = 0"),
+        (lambda: LONG.hybrid_term(Twice(), torch.zeros(2, 2), 5, torch.zeros(2, 2), -0.1), ValueError, "vlb_weight = -0.1"),
+        (lambda: LONG.hybrid_term(Twice(), torch.zeros(2, 2), 5, torch.zeros(2, 2), "a lot"), TypeError, "vlb_weight must be"),
+        (lambda: LearnedVariance(LONG, zero_net).eps_model(f64(1.0), torch.tensor([5])), ValueError, "learned variance"),
+    ],
+)
+def test_a_learned_variance_refuses(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 @pytest.mark.parametrize(

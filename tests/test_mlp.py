@@ -18,6 +18,12 @@ def test_starts_at_zero_keeps_the_shape_and_every_parameter_learns():
     assert all((p.grad != 0).all() for p in network.parameters())
 
 
+def test_a_learned_variance_doubles_the_output_and_starts_at_zero():
+    network = MLP(dim=3, width=16, layers=1, learned_variance=True)
+    assert torch.equal(network(torch.randn(5, 3), torch.ones(5, dtype=torch.int64)), torch.zeros(5, 6))
+    assert MLP(dim=3).config["learned_variance"] is False
+
+
 def test_learns_the_exact_noise_of_a_gaussian():
     """For data N(m, v) the best ε̂ is known: √(1-ᾱ) (x_t - √ᾱ m) / (ᾱ v + 1 - ᾱ)."""
     diffusion = GaussianDiffusion(NoiseSchedule.linear(20, 0.01, 0.4))

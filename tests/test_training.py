@@ -18,6 +18,7 @@ from ddpm_edu import data, weights
 from ddpm_edu.training import (
     PRESETS,
     Checkpoints,
+    ImportanceSampler,
     TrainConfig,
     TrainingDiverged,
     TrainState,
@@ -62,6 +63,8 @@ def images():
 def everything(state):
     """All tensors and numbers of a state."""
     tensors = {**state.network.state_dict(), **{f"ema.{k}": v for k, v in state.ema.state_dict().items()}}
+    if state.times is not None:
+        tensors |= {"times.losses": state.times.losses, "times.seen": state.times.seen}
     for i, of in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{i}.{k}": v for k, v in of.items()}
     return tensors, (state.step, state.loss_curve, state._recent, state.config)
@@ -98,6 +101,185 @@ def test_resume_from_every_step_of_a_small_run(tmp_path):
         list(train(state, points))
         want, got = everything(straight)[0], everything(state)[0]
         assert want.keys() == got.keys() and all(torch.equal(want[name], got[name]) for name in want), k
+
+
+VARIED = dataclasses.replace(
+    POINTS, network={**DOTS, "learned_variance": True}, T=5, steps=12, loss="hybrid", times="importance"
+)  # fills ten losses at each of 5 steps in about 3 batches of 32
+
+
+@pytest.mark.parametrize("loss", ["hybrid", "vlb"])
+def test_resume_with_a_learned_variance_and_importance_sampling(tmp_path, loss):
+    points, config = data.toy("two_moons", 70), dataclasses.replace(VARIED, loss=loss)
+    straight = TrainState(config)
+    list(train(straight, points))
+    assert straight.times.seen.min() > 10 and straight.times.probabilities().std() > 0  # no longer uniform
+    for k in (1, 2, 3, 6, 11):
+        state = TrainState(config)
+        list(train(state, points, until=k))
+        state.save(tmp_path / "state.safetensors")
+        torch.manual_seed(k), torch.randn(7)
+        state = TrainState.load(tmp_path / "state.safetensors")
+        list(train(state, points))
+        want, got = everything(straight)[0], everything(state)[0]
+        assert want.keys() == got.keys() and all(torch.equal(want[name], got[name]) for name in want), k
+        assert state.loss_curve == straight.loss_curve
+
+
+def test_a_checkpoint_without_its_losses_is_refused(tmp_path):
+    path, state = tmp_path / "state.safetensors", TrainState(VARIED)
+    list(train(state, data.toy("two_moons", 70), until=2))
+    state.save(path)
+    tensors, header = weights.read_tensors(path)
+    for lost in ("times.losses", "times.seen"):
+        weights.write_tensors(path, {k: v for k, v in tensors.items() if k != lost}, header)
+        with pytest.raises(WeightsError, match="lacks the losses seen at each t"):
+            TrainState.load(path)
+
+
+@pytest.mark.parametrize("loss", ["hybrid", "vlb"])
+@pytest.mark.parametrize("times", ["uniform", "importance"])
+def test_the_step_is_on_the_weighted_mean_of_the_terms(loss, times):
+    """Two steps by hand: t by searching the distribution function, the terms by the diffusion, the weights by division."""
+    points, config = data.toy("two_moons", 70), dataclasses.replace(VARIED, loss=loss, times=times, clip_grad=math.inf)
+    state, plain, diffusion = TrainState(config), TrainState(config), config.diffusion()
+    history = {t: [float(t)] * 10 for t in range(1, 6)}
+    if times == "importance":
+        state.times.losses[:] = torch.arange(1.0, 6.0).double()[:, None]
+        state.times.seen[:] = 10
+    got = [m.loss for m in train(state, points, until=2)]
+    order, optimizer = (
+        torch.randperm(70, generator=drawn(0, 0, "order")),
+        torch.optim.AdamW(plain.network.parameters(), lr=1e-2, weight_decay=0.0, fused=True),
+    )
+    for step in range(1, 3):
+        x_0 = points[order[32 * (step - 1) : 32 * step]]
+        p = torch.tensor([math.sqrt(sum(loss**2 for loss in history[t][-10:]) / 10) for t in range(1, 6)])
+        p = 0.999 * p / p.sum() + 0.0002
+        t = torch.randint(1, 6, (32,), generator=drawn(0, step, "t"))
+        if times == "importance":
+            u = torch.rand(32, generator=drawn(0, step, "t"), dtype=torch.float64)
+            t = torch.tensor([next(k for k in range(1, 6) if p[:k].sum() > x or k == 5) for x in u])
+        weight = 1 / (5 * p[t - 1]) if times == "importance" else torch.ones(32)
+        eps = torch.randn(x_0.shape, generator=drawn(0, step, "eps"))
+        if loss == "hybrid":
+            terms = diffusion.hybrid_term(plain.network, x_0, t, eps, 0.001, None)
+        else:
+            sigma2 = lambda x, t, s: diffusion.sigma2_interpolated(plain.network(x, t)[:, 2:], x, t, s)  # noqa: E731
+            terms = 5 / 2 * diffusion.vlb_term(lambda x, t: plain.network(x, t)[:, :2], x_0, t, eps, sigma2, None)
+        optimizer.zero_grad()
+        (weight * terms).mean().backward()
+        optimizer.step()
+        assert got[step - 1] == pytest.approx((weight * terms).mean().item(), rel=1e-5)
+        for k, value in zip(t.tolist(), terms.tolist()):
+            history[k].append(value)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_hybrid_on_images_uses_their_grid_and_their_pieces(pieces):
+    config = dataclasses.replace(
+        TINY,
+        network={**NET, "dropout": 0.0, "learned_variance": True},
+        loss="hybrid",
+        times="importance",
+        T=3,
+        accumulate=pieces,
+    )
+    digits = data.load("digits")
+    losses = [m.loss for m in train(TrainState(config), digits, until=6)]
+    want = [m.loss for m in train(TrainState(dataclasses.replace(config, accumulate=1)), digits, until=6)]
+    assert losses == pytest.approx(want, rel=1e-3)
+    rough = [m.loss for m in train(TrainState(config), digits[:], until=1)]  # a plain tensor has no grid: a density
+    assert abs(losses[0] - rough[0]) > 1e-3
+    state = TrainState(config)
+    list(train(state, digits, until=2))
+    assert math.isfinite(state.fixed_loss(digits))
+
+
+def test_the_hybrid_loss_falls_and_v_moves():
+    state = TrainState(dataclasses.replace(VARIED, steps=300, T=20, schedule="cosine", times="uniform"))
+    list(train(state, data.toy("two_moons", 512)))
+    assert state.loss_curve[-1][1] < 0.8 * state.loss_curve[0][1]
+    v = state.ema_network(torch.zeros(20, 2), torch.arange(1, 21))[:, 2:]
+    assert v.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("at", ["first.weight", "last.2.bias"])
+def test_a_learned_variance_that_diverges_is_told(at):
+    state = TrainState(dataclasses.replace(VARIED, loss="hybrid"))
+    with torch.no_grad():
+        state.network.get_parameter(at).fill_(math.nan)
+    with pytest.raises(TrainingDiverged, match=r"step 1: \w+ holds 64 value"):
+        list(train(state, data.toy("two_moons", 70)))
+    assert state.step == 0 and state.times.seen.sum() == 0
+
+
+# The importance sampler
+
+
+def test_uniform_until_ten_losses_are_seen_at_each_t_then_their_root_mean_square():
+    sampler, seen = ImportanceSampler(3), {1: [], 2: [], 3: []}
+    gen = torch.Generator().manual_seed(0)
+    for _ in range(9):
+        sampler.update(torch.tensor([1, 2, 3]), torch.rand(3, generator=gen))
+    sampler.update(torch.tensor([1, 1, 1, 2]), torch.ones(4))
+    assert torch.equal(sampler.probabilities(), torch.full((3,), 1 / 3, dtype=torch.float64))
+    sampler.update(torch.tensor([3]), torch.ones(1))
+    assert sampler.probabilities().std() > 0
+    for _ in range(40):
+        t, losses = torch.randint(1, 4, (7,), generator=gen), torch.randn(7, generator=gen, dtype=torch.float64)
+        sampler.update(t, losses)
+        for k, loss in zip(t.tolist(), losses.tolist()):
+            seen[k].append(loss)
+    roots = [math.sqrt(sum(loss**2 for loss in seen[k][-10:]) / 10) for k in (1, 2, 3)]
+    want = torch.tensor([0.999 * root / sum(roots) + 0.001 / 3 for root in roots], dtype=torch.float64)
+    assert torch.allclose(sampler.probabilities(), want, atol=1e-14)
+
+
+def test_draws_follow_p_and_weights_make_any_mean_right():
+    sampler = ImportanceSampler(4, keep=1, floor=0.1)
+    sampler.update(torch.tensor([1, 2, 3, 4]), torch.tensor([0.0, 1.0, -2.0, 6.0]))
+    p = 0.9 * torch.tensor([0, 1, 2, 6]).double() / 9 + 0.025
+    assert torch.allclose(sampler.probabilities(), p)
+    t, weights_ = sampler.sample(20_000, torch.Generator().manual_seed(1))
+    assert torch.allclose(weights_, 1 / (4 * p[t - 1])) and weights_.max() <= 10
+    counts = torch.bincount(t, minlength=5)[1:].double()
+    assert ((counts - 20_000 * p) ** 2 / (20_000 * p)).sum() < 21  # χ² with 3 degrees of freedom, p = 1e-4
+    for f in (torch.tensor([1.0, 2.0, 3.0, 4.0]).double(), torch.tensor([9.0, 0.0, 0.0, -5.0]).double()):
+        assert float((p * f / (4 * p)).sum()) == pytest.approx(float(f.mean()), rel=1e-14)  # over all t, exactly
+        x = weights_ * f[t - 1]
+        assert abs(float(x.mean() - f.mean())) < 5 * float(x.std()) / 20_000**0.5
+
+
+def test_the_ends_of_the_distribution_function():
+    """u = 0 belongs to t = 1 and the largest u below 1 to t = T, even where the sum of p rounds to less than 1."""
+    sampler = ImportanceSampler(7, keep=1)
+    sampler.update(torch.arange(1, 8), torch.full((7,), 0.1))
+    for u, want in ((0.0, 1), (1 - 2**-53, 7)):
+        original = torch.rand
+        try:
+            torch.rand = lambda *a, **k: torch.tensor([u], dtype=torch.float64)  # noqa: B023
+            assert int(sampler.sample(1)[0]) == want
+        finally:
+            torch.rand = original
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: ImportanceSampler(0), ValueError, "T = 0"),
+        (lambda: ImportanceSampler(5, keep=0), ValueError, "keep = 0"),
+        (lambda: ImportanceSampler(5, floor=1.5), ValueError, "floor = 1.5"),
+        (lambda: ImportanceSampler(5).sample(0), ValueError, "n = 0"),
+        (lambda: ImportanceSampler(5).update(torch.tensor([0]), torch.ones(1)), ValueError, r"t = values .* outside 1\.\.5"),
+        (lambda: ImportanceSampler(5).update(torch.tensor([1, 2]), torch.ones(1)), ValueError, "must have one shape"),
+        (lambda: ImportanceSampler(5).update(torch.tensor([1]), torch.tensor([math.nan])), ValueError, "losses holds 1 value"),
+        (lambda: ImportanceSampler(5).update(torch.tensor([1]), torch.tensor([1])), TypeError, "losses has dtype"),
+    ],
+)
+def test_importance_sampler_refuses(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 def drawn(*what):
@@ -350,7 +532,7 @@ TWO = """
 import dataclasses, json, sys
 import torch
 sys.path.insert(0, sys.argv[2])
-from test_training import NET, TINY
+from test_training import NET, TINY, VARIED
 from ddpm_edu import data
 from ddpm_edu.training import TrainState, processes, train
 
@@ -361,6 +543,10 @@ weights = torch.cat([p.detach().flatten() for p in state.ema_network.parameters(
 every = [torch.empty_like(weights) for _ in range(2)]
 torch.distributed.all_gather(every, weights)
 assert processes()[1] == 2 and torch.equal(every[0], every[1])
+varied = TrainState(VARIED)
+list(train(varied, data.toy("two_moons", 70), until=5))
+torch.distributed.all_gather(every := [torch.empty_like(varied.times.losses) for _ in range(2)], varied.times.losses)
+assert torch.equal(every[0], every[1]) and varied.times.seen.sum() == 5 * 32  # each remembers the joint batch
 seeds, mine = torch.zeros(2, dtype=torch.int64), []
 state = TrainState(dataclasses.replace(TINY, steps=5))
 state.network.register_forward_pre_hook(lambda *_: mine.append(torch.initial_seed()))  # what dropout draws from
@@ -369,7 +555,7 @@ seeds[processes()[0]] = mine[0]
 torch.distributed.all_reduce(seeds)
 assert seeds[0] != seeds[1]
 if processes()[0] == 0:
-    torch.save((metrics, weights), sys.argv[1])
+    torch.save((metrics, weights, varied.times.losses), sys.argv[1])
 """
 
 
@@ -384,7 +570,10 @@ def test_two_processes_give_the_weights_of_one_with_the_joint_batch(tmp_path):
     (tmp_path / "two.py").write_text(TWO)
     run = torchrun("two.py", "out.pt", str(Path(__file__).parent), cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    got, weights_of_two = torch.load(tmp_path / "out.pt", weights_only=True)
+    got, weights_of_two, losses_of_two = torch.load(tmp_path / "out.pt", weights_only=True)
+    varied = TrainState(VARIED)
+    list(train(varied, data.toy("two_moons", 70), until=5))
+    assert torch.allclose(losses_of_two, varied.times.losses, rtol=1e-3)
     state = TrainState(dataclasses.replace(TINY, steps=4, network={**NET, "dropout": 0.0}))
     want = [m[:4] for m in train(state, data.load("digits")[:50])]
     assert torch.allclose(torch.tensor(got), torch.tensor(want), rtol=1e-3)
@@ -486,7 +675,7 @@ def test_checkpoint_from_before_a_field_was_added_still_resumes(tmp_path):
     numbers = json.loads(header["state"])
     for name in ("fixed_curve", "scaler"):
         del numbers[name]
-    for name in ("accumulate", "compile", "channels_last"):
+    for name in ("accumulate", "compile", "channels_last", "loss", "vlb_weight", "times"):
         del numbers["config"][name]
     weights.write_tensors(path, tensors, {**header, "state": json.dumps(numbers)})
     again = TrainState.load(path)
@@ -507,6 +696,12 @@ def test_checkpoint_from_before_a_field_was_added_still_resumes(tmp_path):
         (dict(accumulate=17), ValueError, "accumulate = 17 is more than the batch = 16"),
         (dict(schedule="spiral"), ValueError, "schedule = 'spiral'"),
         (dict(sample_steps=51), ValueError, "51"),
+        (dict(loss="l1"), ValueError, "loss = 'l1' must be 'simple', 'hybrid' or 'vlb'"),
+        (dict(loss="hybrid"), ValueError, "loss = 'hybrid' with learned_variance = False in the network"),
+        (dict(network={**NET, "learned_variance": True}), ValueError, "loss = 'simple' with learned_variance = True"),
+        (dict(times="antithetic"), ValueError, "times = 'antithetic'"),
+        (dict(times="importance"), ValueError, "times = 'importance' is for the losses 'hybrid' and 'vlb'"),
+        (dict(vlb_weight=-1.0), ValueError, "vlb_weight = -1.0"),
     ],
 )
 def test_configuration_refuses(changes, error, message):
