@@ -6,6 +6,7 @@ _static/playground/weights.js, and the numbers in the page's text are taken from
 
 import base64
 import json
+import re
 from pathlib import Path
 
 from safetensors import safe_open
@@ -59,9 +60,20 @@ def weights(app) -> Path:
 
 
 def fill_in(app, docname, source) -> None:
-    if docname == PAGE:
-        for name, text in numbers(weights(app)).items():
-            source[0] = source[0].replace(f"{{{{ {name} }}}}", text)
+    """{{ name }} on the page becomes the card's number, {{ chapter 12 }} a link, or plain words while there is none."""
+    if docname != PAGE:
+        return
+    known = numbers(weights(app))
+    chapters = {name.split("/")[1].split("_")[0]: name for name in app.env.found_docs if name.startswith("notebooks/")}
+
+    def text(found: re.Match) -> str:
+        word, _, chapter = found[1].partition(" ")
+        if word != "chapter":
+            return known[word]
+        name = chapters.get(chapter)
+        return f"[Chapter {chapter}](../{name}.ipynb)" if name else f"Chapter {chapter}"
+
+    source[0] = re.sub(r"{{ ([\w ]+) }}", text, source[0])
 
 
 def write_script(app, exception) -> None:

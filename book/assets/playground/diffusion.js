@@ -4,7 +4,7 @@
 "use strict";
 
 const diffusion = (() => {
-  // The weights ------------------------------------------------------------------------------------------------------
+  // The weights -----------------------------------------------------------------------------------------------------
 
   // `stored`, made by book/_ext/playground.py: { network, T, tensors: [[name, shape], …], data }, where data
   // is all tensors one after the other, float16, little endian, as base64. Gives { network, tensors: name -> array }.
@@ -26,7 +26,7 @@ const diffusion = (() => {
     return { network: stored.network, tensors };
   }
 
-  // The network: ddpm_edu.unet -----------------------------------------------------------------------------------------
+  // The network: ddpm_edu.unet --------------------------------------------------------------------------------------
 
   const silu = (x) => x.map((v) => v / (1 + Math.exp(-v)));
 
@@ -41,45 +41,61 @@ const diffusion = (() => {
     return out;
   }
 
-  // nn.Linear, W x + b; nn.Conv2d with kernel 1 is the same at every pixel.
-  function linear(x, weight, bias, pixels = 1) {
-    const inputs = x.length / pixels, out = new Float64Array(bias.length * pixels);
-    for (let o = 0; o < bias.length; o++) {
-      for (let p = 0; p < pixels; p++) out[o * pixels + p] = bias[o];
-      for (let c = 0; c < inputs; c++) {
-        const w = weight[o * inputs + c];
-        for (let p = 0; p < pixels; p++) out[o * pixels + p] += w * x[c * pixels + p];
+  // out[o, p] = bias[o] + Σ_k weight[o, k] · columns[p, k], the one product that all layers are made of. Four rows and two
+  // columns at a time: the eight sums share what is read, which takes less than half the time.
+  function product(weight, bias, columns, pixels) {
+    const K = columns.length / pixels, out = new Float64Array(bias.length * pixels);
+    const blocked = pixels % 2 ? 0 : bias.length - bias.length % 4;
+    for (let o = 0; o < blocked; o += 4) {
+      for (let p = 0; p < pixels; p += 2) {
+        let a0 = bias[o], b0 = bias[o + 1], c0 = bias[o + 2], d0 = bias[o + 3], a1 = a0, b1 = b0, c1 = c0, d1 = d0;
+        let a = o * K, b = a + K, c = b + K, d = c + K, x = p * K, y = x + K;
+        for (let k = 0; k < K; k++, a++, b++, c++, d++, x++, y++) {
+          const u = columns[x], v = columns[y], wa = weight[a], wb = weight[b], wc = weight[c], wd = weight[d];
+          a0 += wa * u, b0 += wb * u, c0 += wc * u, d0 += wd * u;
+          a1 += wa * v, b1 += wb * v, c1 += wc * v, d1 += wd * v;
+        }
+        const to = o * pixels + p;
+        out[to] = a0, out[to + pixels] = b0, out[to + 2 * pixels] = c0, out[to + 3 * pixels] = d0;
+        out[to + 1] = a1, out[to + pixels + 1] = b1, out[to + 2 * pixels + 1] = c1, out[to + 3 * pixels + 1] = d1;
+      }
+    }
+    for (let o = blocked; o < bias.length; o++) {
+      for (let p = 0; p < pixels; p++) {
+        let sum = bias[o];
+        for (let k = 0; k < K; k++) sum += weight[o * K + k] * columns[p * K + k];
+        out[o * pixels + p] = sum;
       }
     }
     return out;
   }
 
-  // nn.Conv2d with kernel 3: padded by 1 all around, or, at stride 2, right and below only (unet.Downsample).
-  // The nine weights of a pair of channels stay in registers while they pass over the image.
-  function conv3(x, side, weight, bias, stride = 1) {
-    const channels = x.length / (side * side), small = side / stride, area = small * small, wide = side + 2;
-    const padded = new Float64Array(channels * wide * wide), edge = stride === 1 ? 1 : 0;
-    for (let r = 0; r < channels * side; r++) {
-      const row = (Math.floor(r / side) * wide + (r % side) + edge) * wide + edge;
-      for (let k = 0; k < side; k++) padded[row + k] = x[r * side + k];
+  // nn.Linear, W x + b; nn.Conv2d with kernel 1 is the same at every pixel.
+  function linear(x, weight, bias, pixels = 1) {
+    const channels = x.length / pixels, columns = new Float64Array(x.length);
+    for (let c = 0; c < channels; c++) {
+      for (let p = 0; p < pixels; p++) columns[p * channels + c] = x[c * pixels + p];
     }
-    const out = new Float64Array(bias.length * area);
-    for (let o = 0, w = 0; o < bias.length; o++) {
-      out.fill(bias[o], o * area, (o + 1) * area);
-      for (let c = 0; c < channels; c++, w += 9) {
-        const a = weight[w], b = weight[w + 1], d = weight[w + 2], e = weight[w + 3], f = weight[w + 4];
-        const g = weight[w + 5], h = weight[w + 6], i = weight[w + 7], j = weight[w + 8];
-        for (let r = 0, to = o * area; r < small; r++) {
-          let p = (c * wide + r * stride) * wide, q = p + wide, s = q + wide;
-          for (let k = 0; k < small; k++, to++, p += stride, q += stride, s += stride) {
-            out[to] += a * padded[p] + b * padded[p + 1] + d * padded[p + 2]
-              + e * padded[q] + f * padded[q + 1] + g * padded[q + 2]
-              + h * padded[s] + i * padded[s + 1] + j * padded[s + 2];
+    return product(weight, bias, columns, pixels);
+  }
+
+  // nn.Conv2d with kernel 3: each pixel's neighbourhood, 0 outside of the image, in a column. Padded by 1 all around, or,
+  // at stride 2, right and below only (unet.Downsample).
+  function conv3(x, side, weight, bias, stride = 1) {
+    const area = side * side, K = 9 * x.length / area, small = side / stride, edge = stride === 1 ? 1 : 0;
+    const columns = new Float64Array(small * small * K);
+    for (let row = 0, to = 0; row < small; row++) {
+      for (let column = 0; column < small; column++) {
+        for (let start = 0; start < x.length; start += area) {
+          for (let r = row * stride - edge, i = 0; i < 3; i++, r++) {
+            for (let c = column * stride - edge, j = 0; j < 3; j++, c++, to++) {
+              if (r >= 0 && r < side && c >= 0 && c < side) columns[to] = x[start + r * side + c];
+            }
           }
         }
       }
     }
-    return out;
+    return product(weight, bias, columns, small * small);
   }
 
   // unet.group_norm: as many groups as fit, up to 32, each of at least four channels.
@@ -180,7 +196,7 @@ const diffusion = (() => {
     };
   }
 
-  // The schedule: ddpm_edu.schedules ---------------------------------------------------------------------------------
+  // The schedule: ddpm_edu.schedules --------------------------------------------------------------------------------
 
   // NoiseSchedule.cosine: the table ᾱ_0 … ᾱ_T.
   function cosine(T, offset = 0.008, max_beta = 0.999) {
@@ -195,7 +211,7 @@ const diffusion = (() => {
     return Array.from({ length: n + 1 }, (_, k) => Math.floor((T * (n - k) + Math.floor(n / 2)) / n));
   }
 
-  // One step: ddpm_edu.diffusion.GaussianDiffusion -------------------------------------------------------------------
+  // One step: ddpm_edu.diffusion.GaussianDiffusion ------------------------------------------------------------------
 
   // √ᾱ_t x_0 + √(1 - ᾱ_t) ε
   function q_sample(alpha_bars, x_0, t, eps) {
@@ -209,7 +225,7 @@ const diffusion = (() => {
     return x_t.map((x, k) => (x - noise * eps[k]) / signal);
   }
 
-  // q_σ(x_s | x_t, x_0) = N(of_x_0 · x_0 + of_x_t · x_t, sigma2 I) with σ² = η² β̃; η = 1 is q_posterior, η = 0 a point.
+  // N(of_x_0 · x_0 + of_x_t · x_t, sigma2 I), the law of x_s, with σ² = η² β̃; η = 1 is q_posterior, η = 0 a point.
   function q_ddim(alpha_bars, t, s, eta) {
     const alpha_bar_t = alpha_bars[t], alpha_bar_s = alpha_bars[s];
     const beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s);
@@ -217,9 +233,9 @@ const diffusion = (() => {
     return { of_x_0: Math.sqrt(alpha_bar_s) - Math.sqrt(alpha_bar_t) * of_x_t, of_x_t, sigma2 };
   }
 
-  // The sampler: ddpm_edu.samplers -----------------------------------------------------------------------------------
+  // The sampler: ddpm_edu.samplers, .guidance, .steering ------------------------------------------------------------
 
-  // guided: unconditional + scale · (conditional - unconditional); one call where one suffices.
+  // guidance.guided: unconditional + scale · (conditional - unconditional); one call where one suffices.
   function guided(network, y, scale) {
     return (x_t, t) => {
       if (scale === 1) return network(x_t, t, y);
@@ -236,27 +252,26 @@ const diffusion = (() => {
   }
 
   // ddim, with clip = 1: yields { t, x_t, x_0_hat } for every state, the start and x_0 included. `noise()` is one draw
-  // from N(0, 1). With `known` = { x_0, made }, what is not to be made is replaced, in every state, by x_0 noised to t.
+  // from N(0, 1). With `known` = { x_0, mask } it is steering.inpaint: where the mask is true, every new state is replaced
+  // by x_0, noised as far.
   function* ddim(alpha_bars, eps_model, x_T, visited, eta, noise, known = null) {
     const draw = () => Float64Array.from(x_T, noise);
-    const replace = (x_t, t) => {
-      if (!known) return x_t;
-      const other = q_sample(alpha_bars, known.x_0, t, draw());
-      return x_t.map((x, k) => (known.made[k] ? x : other[k]));
-    };
-    let x_t = replace(x_T, visited[0]);
+    let x_t = x_T;
     for (let k = 0; k + 1 < visited.length; k++) {
       const t = visited[k], s = visited[k + 1], x_0_hat = estimate(alpha_bars, eps_model, x_t, t);
       yield { t, x_t, x_0_hat };
       const { of_x_0, of_x_t, sigma2 } = q_ddim(alpha_bars, t, s, eta);
       const z = sigma2 > 0 ? draw() : null; // at η = 0, and in the last move, nothing is drawn
       x_t = x_t.map((x, i) => of_x_0 * x_0_hat[i] + of_x_t * x + (z ? Math.sqrt(sigma2) * z[i] : 0));
-      x_t = replace(x_t, s);
+      if (known) {
+        const x_s = s > 0 ? q_sample(alpha_bars, known.x_0, s, draw()) : known.x_0;
+        x_t = x_t.map((x, i) => (known.mask[i] ? x_s[i] : x));
+      }
     }
     yield { t: 0, x_t, x_0_hat: x_t };
   }
 
-  // Random numbers -----------------------------------------------------------------------------------------------------
+  // Random numbers --------------------------------------------------------------------------------------------------
 
   // A stream of draws from N(0, 1), the same for a seed in every browser. The state walks around the integers mod 2³² in
   // steps of 2³²/golden ratio; `mix` (the last step of MurmurHash3) scatters it; two such numbers make a normal one (Box
