@@ -7,7 +7,8 @@ import execute
 import lint
 import nbformat
 import pytest
-from chapters import Chapter, chapters
+from chapters import Chapter, badge, bootstrap, chapters, pages
+from conftest import write_chapter
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_the_house_form_passes(faults):
 def test_every_chapter_of_the_book_passes():
     book = chapters()
     known = {e.tag for chapter in book for e in chapter.equations}
-    assert [f"{c.path.name}: {fault}" for c in book for fault in lint.lint(c, known)] == []
+    assert [f"{c.path.name}: {fault}" for c in [*book, *pages()] for fault in lint.lint(c, known)] == []
 
 
 CALL = 'check("5.2", schedule.alpha_bars, logs.exp(), atol=1e-12, by="recursion")'
@@ -177,7 +178,52 @@ def test_the_command_reports_and_fails(good, tmp_path, capsys):
     path = tmp_path / "05_tiny.ipynb"
     path.write_text(execute.text(good), encoding="utf-8")
     assert lint.main([str(path)]) == 0
-    assert capsys.readouterr().out == "1 chapter(s), 2 equations, 1 checks: no faults\n"
+    assert capsys.readouterr().out == "1 notebook(s), 2 equations, 1 checks: no faults\n"
     path.write_text(execute.text(good).replace("5.1}", "5.4}"), encoding="utf-8")
     assert lint.main([str(path)]) == 1
     assert "05_tiny.ipynb: equation (5.4) stands where (5.1) is due" in capsys.readouterr().out
+
+
+# The notebooks of the back matter ---------------------------------------------------------------------------------
+
+PAGE = [
+    ("markdown", f"# Questions\n\n{badge('faq.ipynb')}", {}),
+    ("code", bootstrap(), {"tags": ["remove-cell"]}),
+    ("code", "import torch\n\nfrom ddpm_edu import NoiseSchedule\nfrom ddpm_edu.check import check, refute", {}),
+    ("markdown", "## Clean data\n\n### What is the signal at 0?", {}),
+    ("markdown", "One, by Eq. (4.8).", {}),
+    ("code", 'check("4.8", NoiseSchedule.linear(10).alpha_bars[0], 1.0, atol=1e-12, by="closed form")\nprint(1)', {}),
+    ("markdown", "### And at the end?\n\nMore on this in Chapter 4.", {}),
+    ("code", "print(float(NoiseSchedule.linear(10).alpha_bars[-1] > 0))", {}),
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("notebooks") / "faq.ipynb"
+    execute.run(write_chapter(path, PAGE))
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (lambda nb: None, None),
+        (swap("### And", "### And at the end?", "### The end"), None),  # a plain heading asks nothing
+        (swap("One, by", "One, by Eq. (4.8)", "One"), r"'What is the signal at 0\?' says neither Eq. \(…\) nor Chapter …"),
+        (swap("One, by", "(4.8)", "(4.99)"), r"Eq. \(4.99\) does not exist"),
+        (swap("One, by", "One,", "$$ a = 1 \\tag{4.33} $$"), "a page of the back matter has no numbered equations"),
+        (swap("check(", 'check("4.8"', 'check("4.99"'), "names an equation that this book does not have"),
+        (swap("check(", 'by="closed form"', 'by="magic"'), "by='magic' is not a known route"),
+        (swap("# Questions", "faq.ipynb", "other.ipynb"), "Colab badge is missing or points elsewhere"),
+        (swap("# Questions", "# Questions", "Questions"), "the first cell must begin with the title '# …'"),
+        (lambda nb: cell(nb, "alpha_bars[-1]").outputs.clear(), r"no number is printed under the question 'And at the end\?'"),
+        (lambda nb: nb.cells.remove(cell(nb, "check(")), "no number is printed under the question 'What is the signal"),
+    ],
+)
+def test_a_page_of_questions(page, tmp_path, change, expected):
+    nb = copy.deepcopy(page)
+    change(nb)
+    nbformat.write(nb, tmp_path / "faq.ipynb")
+    said = list(lint.lint(Chapter(tmp_path / "faq.ipynb"), {"4.8"}))
+    assert (said == []) if expected is None else any(re.search(expected, fault) for fault in said), said

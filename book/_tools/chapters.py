@@ -186,6 +186,11 @@ def chapters(folder: Path | None = None) -> list[Chapter]:
     return [Chapter(path) for path in sorted((folder or ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))]
 
 
+def pages(folder: Path | None = None) -> list[Chapter]:
+    """The notebooks of the back matter: they derive no equations, but check what they say of the chapters'."""
+    return [Chapter(path) for path in sorted((folder or ROOT / "notebooks").glob("[a-z]*.ipynb"))]
+
+
 def _cells(line: str) -> list[str]:
     """The cells of one table line; a bar inside `code` or after a backslash does not divide."""
     parts = re.split(r"(?<!\\)\|(?=(?:[^`]*`[^`]*`)*[^`]*$)", line.strip().strip("|"))

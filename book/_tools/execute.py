@@ -2,7 +2,7 @@
 
 Usage:
 
-    python book/_tools/execute.py                      run every chapter of notebooks/
+    python book/_tools/execute.py                      run every notebook of notebooks/
     python book/_tools/execute.py notebooks/05_*.ipynb run these
     python book/_tools/execute.py --check              run nothing; fail where a file is not in the normal form
 """
@@ -101,12 +101,12 @@ def _outputs(outputs: list, count: int) -> list:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all chapters in notebooks/")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
     parser.add_argument("--check", action="store_true", help="run nothing; fail where a file is not in the normal form")
     parser.add_argument("--timeout", type=int, default=300, help="seconds a cell may take (default 300)")
     options = parser.parse_args(arguments)
     os.environ.setdefault("PYTHONHASHSEED", "0")  # the order of a printed set is the same in every run
-    paths = options.notebooks or sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    paths = options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
     failed = 0
     for path in paths:
         if not path.is_file():

@@ -2,7 +2,7 @@
 
 Usage:
 
-    python book/_tools/lint.py                       all chapters
+    python book/_tools/lint.py                       all chapters, and the notebooks of the back matter
     python book/_tools/lint.py notebooks/05_*.ipynb  these (references may point into any chapter)
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chapters import TAG, Chapter, Check, badge, bootstrap, chapters, function_names, resolve
+from chapters import TAG, Chapter, Check, badge, bootstrap, chapters, function_names, pages, resolve
 
 LINES = 5  # the longest function a chapter may define outside an exercise
 
@@ -29,13 +29,17 @@ def lint(chapter: Chapter, known: set[str]) -> Iterator[str]:
     except SyntaxError as error:
         yield str(error.msg)
         return
-    yield from _tags(chapter)
+    page = not chapter.number  # a notebook of the back matter: no equations of its own, no exercises, no explorer
+    if page:
+        yield from _questions(chapter)
+    else:
+        yield from _tags(chapter)
+        yield from _summary(chapter)
+        yield from _exercises(chapter)
     yield from _references(chapter, known)
-    yield from _checks(chapter)
+    yield from _checks(chapter, known if page else {e.tag for e in chapter.equations})
     yield from _independence(chapter)
-    yield from _summary(chapter)
     yield from _head(chapter)
-    yield from _exercises(chapter)
     yield from _functions(chapter)
     yield from _outputs(chapter)
 
@@ -72,16 +76,16 @@ def _references(chapter: Chapter, known: set[str]) -> Iterator[str]:
             yield f"cell {k}: Eq. ({tag}) does not exist"
 
 
-def _checks(chapter: Chapter) -> Iterator[str]:
+def _checks(chapter: Chapter, tags: set[str]) -> Iterator[str]:
     from ddpm_edu.check import ROUTES
 
-    tags = {e.tag for e in chapter.equations}
     for check in chapter.checks:
         where = f"cell {check.cell}: {check.kind}"
         if check.tag is None:
-            yield f"{where} must name its equation as a plain string, such as check('{chapter.number}.1', …)"
+            yield f"{where} must name its equation as a plain string, such as check('{chapter.number or 5}.1', …)"
         elif check.tag not in tags:
-            yield f"{where}('{check.tag}', …) names an equation that this chapter does not have"
+            home = "chapter" if chapter.number else "book"
+            yield f"{where}('{check.tag}', …) names an equation that this {home} does not have"
         if len(check.call.args) < 3:
             yield f"{where}('{check.tag}', …) needs its two sides as second and third argument"
         if check.kind == "refute":
@@ -211,16 +215,36 @@ def _root(node: ast.expr, bound: dict[str, ast.expr]) -> str:
 
 
 def _head(chapter: Chapter) -> Iterator[str]:
-    if not re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", chapter.path.name):
-        yield "a chapter's file is called NN_slug.ipynb, in small letters"
+    if not re.fullmatch(r"(\d\d_)?[a-z][a-z0-9_]*\.ipynb", chapter.path.name):
+        yield "a chapter's file is called NN_slug.ipynb, a page's slug.ipynb, in small letters"
     first = chapter.cells[0].source if chapter.cells else ""
-    if not re.match(rf"# {chapter.number}\. \S", first):
-        yield f"the first cell must begin with the title '# {chapter.number}. …'"
+    title = f"# {chapter.number}. " if chapter.number else "# "
+    if not re.match(rf"{re.escape(title)}\S", first):
+        yield f"the first cell must begin with the title '{title}…'"
     if badge(chapter.path.name) not in "\n".join(source for _, source in chapter.markdown()):
         yield f"the Colab badge is missing or points elsewhere; it must read\n    {badge(chapter.path.name)}"
     code = [chapter.cells[k] for k, _ in chapter.code()]
     if not code or code[0].source.strip() != bootstrap() or "remove-cell" not in code[0].metadata.get("tags", []):
         yield f"the first code cell must have the tag remove-cell and read\n{_indented(bootstrap())}"
+
+
+def _questions(chapter: Chapter) -> Iterator[str]:
+    """Of a page: no equation of its own; a heading that asks is answered by words, a number and where to read on."""
+    if any(TAG.search(source) for _, source in chapter.markdown()):
+        yield "a page of the back matter has no numbered equations: derive them in a chapter"
+    sections: list[list] = [["", "", False]]
+    for cell in chapter.cells:
+        if cell.cell_type == "markdown":
+            before, *rest = re.split(r"(?m)^#+ (.+)$", cell.source)
+            sections[-1][1] += before
+            sections += [[heading.strip(), text, False] for heading, text in zip(rest[::2], rest[1::2])]
+        elif cell.cell_type == "code":
+            sections[-1][2] |= any(re.search(r"\d", output.get("text", "")) for output in cell.outputs)
+    for asked, said, shown in sections:
+        if asked.endswith("?") and not shown:
+            yield f"no number is printed under the question '{asked}'"
+        if asked.endswith("?") and not re.search(r"\bEqs?\. \(|\bChapters? \d", said):
+            yield f"the answer to '{asked}' says neither Eq. (…) nor Chapter …, where to read on"
 
 
 def _exercises(chapter: Chapter) -> Iterator[str]:
@@ -259,7 +283,7 @@ def _functions(chapter: Chapter) -> Iterator[str]:
 
 
 def _outputs(chapter: Chapter) -> Iterator[str]:
-    explorer = False
+    explorer = not chapter.number  # only a chapter needs one
     if all(not chapter.cells[k].outputs for k, _ in chapter.code()):
         yield "no cell has a stored output; run python book/_tools/execute.py"
         return
@@ -288,10 +312,10 @@ def _indented(text: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all chapters in notebooks/")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
     options = parser.parse_args(arguments)
     book = chapters()
-    chosen = [Chapter(path) for path in options.notebooks] or book
+    chosen = [Chapter(path) for path in options.notebooks] or [*book, *pages()]
     known = {e.tag for chapter in [*book, *chosen] for e in chapter.equations}
     faults = 0
     for chapter in chosen:
@@ -304,7 +328,7 @@ def main(arguments: list[str] | None = None) -> int:
         faults += 1
     checks = sum(c.kind != "refute" for chapter in chosen for c in chapter.checks)
     equations = sum(len(chapter.equations) for chapter in chosen)
-    print(f"{len(chosen)} chapter(s), {equations} equations, {checks} checks: {faults or 'no'} fault{'s' * (faults != 1)}")
+    print(f"{len(chosen)} notebook(s), {equations} equations, {checks} checks: {faults or 'no'} fault{'s' * (faults != 1)}")
     return 1 if faults else 0
 
 
