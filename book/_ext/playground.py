@@ -26,7 +26,7 @@ def pack(path: Path) -> str:
 
     with safe_open(path, "pt") as stored:
         card = json.loads(stored.metadata()["card"])
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}
     network, config = card["network"], card["config"]
     for name, value in [*COMPUTED.items(), ("schedule", "cosine")]:
         found = config[name] if name == "schedule" else network[name]
