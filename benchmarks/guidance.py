@@ -1,6 +1,6 @@
 """The guidance curve of a class-conditional checkpoint: how recognisable its samples are, and how varied, scale by scale.
 
-    python benchmarks/guidance.py --data-root DATA     # an hour on a laptop's core; writes into weights/mnist.json
+    python benchmarks/guidance.py --data-root DATA     # a quarter of an hour on one core; writes into weights/mnist.json
 
 Every scale starts from the same noise and gets the same fresh noise. The figures are those of
 `ddpm_edu.metrics.guidance_curve`; they go into the checkpoint's card under "guidance", with how they were made.
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--judge", type=Path, help="the judge's checkpoint (default: the shipped one for MNIST)")
     parser.add_argument("--data-root", type=Path, help="where the image sets lie (default: the variable DDPM_EDU_DATA)")
     parser.add_argument("--scales", type=float, nargs="+", default=[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-    parser.add_argument("--images", type=int, default=300, help="samples at each scale (default: 300)")
+    parser.add_argument("--images", type=int, default=400, help="samples at each scale (default: 400)")
     parser.add_argument("--moves", type=int, default=50, help="moves of the sampler (default: 50)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)

@@ -355,7 +355,9 @@ def class_quality(
     }
 
 
-def class_figures(judge: Judge, samples: Tensor, y: Tensor, reference: Tensor, labels: Tensor) -> dict[str, Any]:
+def class_figures(
+    judge: Judge, samples: Tensor, y: Tensor, reference: Tensor, labels: Tensor, features: Tensor | None = None
+) -> dict[str, Any]:
     """How well samples (n, C, H, W) keep to the classes `y` (n,) they were drawn for, and how they vary, as plain numbers.
 
     recognised         share in which the judge sees the class asked for; its standard error is √(p (1-p) / n)
@@ -363,6 +365,7 @@ def class_figures(judge: Judge, samples: Tensor, y: Tensor, reference: Tensor, l
     precision, recall  `precision_recall` in these features, against n reference images of the same classes
     spread             variance of the pixels around the mean of their class, summed, over the reference's
     by_class           recognised and spread, class by class
+    `features` are the judge's of the reference, if they are known already.
     Raises ValueError where a class of `y` has fewer than two samples, or fewer reference images than samples.
     """
     counts = torch.bincount(y, minlength=int(labels.max()) + 1)
@@ -373,7 +376,7 @@ def class_figures(judge: Judge, samples: Tensor, y: Tensor, reference: Tensor, l
         if not 2 <= int(counts[k]) <= int((labels == k).sum()):
             raise ValueError(f"class {k} has {int(counts[k])} samples and {int((labels == k).sum())} reference images")
     sees = torch.cat([judge.probabilities(part) for part in samples.split(500)]).argmax(1) == y
-    of_samples, of_real = (torch.cat([judge.features(part) for part in x.split(500)]) for x in (samples, reference))
+    of_samples, of_real = _features(judge, samples), _features(judge, reference) if features is None else features
     same = torch.cat([(labels == k).nonzero()[: int(counts[k]), 0] for k in known])
     near = precision_recall(of_real[same], of_samples)
     variance = lambda x: float(x.flatten(1).double().var(0).sum())  # noqa: E731
@@ -409,8 +412,9 @@ def guidance_curve(
     (a mean) and its "real_range". Give `draw` the same noise for every scale, and neighbours in the curve compare better.
     """
     generator = torch.Generator().manual_seed(0)
-    reference, pool = torch.randperm(len(real(images, "images")), generator=generator).tensor_split(2)
-    figures = lambda x, classes: class_figures(judge, x, classes, images[reference], labels[reference])  # noqa: E731
+    order, pool = torch.randperm(len(real(images, "images")), generator=generator).tensor_split(2)
+    reference, of_reference = images[order], _features(judge, images[order])
+    figures = lambda x, classes: class_figures(judge, x, classes, reference, labels[order], of_reference)  # noqa: E731
     repeats = []
     for _ in range(count(rounds, "rounds")):
         pool = pool[torch.randperm(len(pool), generator=generator)]
@@ -425,6 +429,10 @@ def guidance_curve(
         "real": {name: sum(row[name] for row in repeats) / len(repeats) for name in names},
         "real_range": {name: [min(row[name] for row in repeats), max(row[name] for row in repeats)] for name in names},
     }
+
+
+def _features(judge: Judge, x: Tensor) -> Tensor:
+    return torch.cat([judge.features(part) for part in x.split(500)])
 
 
 def _share(which: Tensor) -> float:

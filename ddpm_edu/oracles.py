@@ -213,6 +213,47 @@ class Oracle:
         return means, (v - (signal * v) ** 2 / V).clamp(min=0).expand_as(means)
 
 
+class ClassOracle(Oracle):
+    """An oracle of data in classes: exact answers told the class, and the exact classifier of noised data, p(y | x_t).
+
+    `labels` int64 (K,) names the class 0..C-1 of each component of `data`, every class at least once. Callable as a
+    network with classes for `guided`: y int64 (B,), with y = C, or none, for "not told".
+    """
+
+    def __init__(self, data: GaussianMixture, diffusion: GaussianDiffusion, labels: Tensor):
+        super().__init__(data, diffusion)
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != data.weights.shape:
+            raise TypeError(f"labels must be an int64 tensor of shape {tuple(data.weights.shape)}, got {labels!r}")
+        C = int(labels.max()) + 1
+        if sorted(set(labels.tolist())) != list(range(C)):
+            raise ValueError(f"labels must hold every class from 0 to {C - 1}, got {sorted(set(labels.tolist()))}")
+        self.labels, self.config = labels, {"classes": C}
+        self.told = [Oracle(self.of_class(k), diffusion) for k in range(C)]
+
+    def of_class(self, k: int) -> GaussianMixture:
+        """p(x_0 | y = k): the components of that class, their weights made to sum to 1."""
+        if not 0 <= k < self.config["classes"]:
+            raise ValueError(f"k = {k} is outside 0..{self.config['classes'] - 1}")
+        data, own = self.data, self.labels == k
+        axes = data.axes[own] if data.axes is not None else None
+        return GaussianMixture(data.weights[own] / data.weights[own].sum(), data.means[own], data.variances[own], axes)
+
+    def __call__(self, x_t: Tensor, t: int | Tensor, y: Tensor | None = None) -> Tensor:
+        """E[ε | x_t, y], and E[ε | x_t] where y is not told."""
+        if y is None:
+            return self.eps_star(x_t, t)
+        C = self.config["classes"]
+        if y.shape != x_t.shape[:1] or not (0 <= int(y.min()) and int(y.max()) <= C):
+            raise ValueError(f"y must hold one class 0..{C} for each x_t, got shape {tuple(y.shape)}: {y.tolist()[:8]}")
+        answers = torch.stack([oracle.eps_star(x_t, t) for oracle in self.told] + [self.eps_star(x_t, t)])
+        return answers[y, torch.arange(len(y))]
+
+    def log_prob_y(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        """log p(y | x_t) for every class, shape (B, C): what a perfect classifier of noised data says."""
+        log_r = self._log_joint(x_t, t)[0].log_softmax(1)
+        return torch.stack([log_r[:, self.labels == k].logsumexp(1) for k in range(self.config["classes"])], 1)
+
+
 class SDEOracle:
     """Everything exact about `data` (a GaussianMixture) under a `VPSDE`, at any time in [0, 1]; callable as a score."""
 

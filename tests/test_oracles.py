@@ -7,7 +7,7 @@ import torch
 
 from ddpm_edu import GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle
 from ddpm_edu.gaussian import condition_joint
-from ddpm_edu.oracles import LinearGaussianChain
+from ddpm_edu.oracles import ClassOracle, LinearGaussianChain
 from ddpm_edu.routes import chain_joint, density_moments, grid, integrate, reverse_joint
 
 DIFFUSION = GaussianDiffusion(NoiseSchedule.linear())
@@ -306,3 +306,48 @@ def test_noised_is_the_convolution_and_curvature_bounds_it():
     assert GaussianMixture.of_points(torch.zeros(3, 2)).curvature == float("inf")
     with pytest.raises(ValueError, match="sigma = -1"):
         data.noised(-1.0)
+
+
+# Data in classes ------------------------------------------------------------------------------------------------------
+
+
+def test_the_exact_classifier_is_bayes_rule_on_a_grid():
+    data, labels = GaussianMixture([0.2, 0.5, 0.3], [-1.0, 0.3, 1.1], [0.1, 0.2, 0.05]), torch.tensor([1, 0, 1])
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(10, 0.02, 0.5))
+    oracle = ClassOracle(data, diffusion, labels)
+    u = torch.linspace(-6, 6, 20001, dtype=torch.float64)
+    numbers = (0.2, -1.0, 0.1), (0.5, 0.3, 0.2), (0.3, 1.1, 0.05)
+    parts = torch.stack([w * torch.distributions.Normal(m, v**0.5).log_prob(u).exp() for w, m, v in numbers])
+    for t in (1, 5, 10):
+        a = float(diffusion.schedule.alpha_bars[t])
+        for x in (-1.3, 0.2, 1.0):
+            seen = torch.distributions.Normal(a**0.5 * u, (1 - a) ** 0.5).log_prob(torch.tensor(x)).exp()
+            joint = torch.stack([(parts[1] * seen).sum(), ((parts[0] + parts[2]) * seen).sum()])
+            got = oracle.log_prob_y(torch.tensor([x], dtype=torch.float64), t)
+            assert torch.allclose(got[0].exp(), joint / joint.sum(), atol=1e-10)
+
+
+def test_told_the_class_it_is_the_oracle_of_that_class_and_untold_that_of_all():
+    data, labels = GaussianMixture([0.2, 0.5, 0.3], [[-1.0, 0], [0.3, 1], [1.1, 0]], [0.1, 0.2, 0.05]), torch.tensor([1, 0, 1])
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(10, 0.02, 0.5))
+    oracle, x_t, t = ClassOracle(data, diffusion, labels), torch.randn(3, 2, dtype=torch.float64), torch.tensor([2, 5, 9])
+    assert oracle.config == {"classes": 2} and oracle.of_class(1).weights.tolist() == pytest.approx([0.4, 0.6])
+    got = oracle(x_t, t, torch.tensor([0, 1, 2]))
+    one = Oracle(GaussianMixture([1.0], [[0.3, 1.0]], [0.2]), diffusion)
+    other = Oracle(GaussianMixture([0.4, 0.6], [[-1.0, 0], [1.1, 0]], [0.1, 0.05]), diffusion)
+    for k, want in enumerate((one, other, Oracle(data, diffusion))):
+        assert torch.allclose(got[k], want(x_t, t)[k], atol=1e-12)
+    assert torch.equal(oracle(x_t, t), oracle(x_t, t, torch.tensor([2, 2, 2])))
+
+
+def test_class_oracle_refuses():
+    data, diffusion = GaussianMixture([0.5, 0.5], [-1.0, 1.0], [0.1, 0.1]), GaussianDiffusion(NoiseSchedule.linear(10))
+    with pytest.raises(TypeError, match="labels must be an int64"):
+        ClassOracle(data, diffusion, torch.tensor([0.0, 1.0]))
+    with pytest.raises(ValueError, match="every class from 0 to 2"):
+        ClassOracle(data, diffusion, torch.tensor([0, 2]))
+    oracle = ClassOracle(data, diffusion, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"one class 0\.\.2"):
+        oracle(torch.zeros(1, dtype=torch.float64), 3, torch.tensor([3]))
+    with pytest.raises(ValueError, match=r"k = 2 is outside 0\.\.1"):
+        oracle.of_class(2)
