@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ._args import count, number, real
 from .diffusion import EpsModel, GaussianDiffusion, ReverseVariance
+from .schedules import NoiseSchedule
 from .scores import ScoreModel, evaluate
 from .sde import VPSDE, Score
 
@@ -106,6 +107,74 @@ def ddim(
         yield Step(0, x_t, x_t)
 
     return walk()
+
+
+def ddim_invert(
+    diffusion: GaussianDiffusion,
+    eps_model: EpsModel,
+    x_0: Tensor,
+    steps: int | Sequence[int] | None = None,
+    rounds: int = 1,
+) -> Iterator[Step]:
+    """The noise that `ddim` with η = 0 turns into x_0: its moves solved for x_t, from the data up [Song 2021, DDIM, Sec. 5.4].
+
+    x_t = √ᾱ_t x̂_0 + √(1-ᾱ_t) ε̂,   x̂_0 = (x_s - √(1-ᾱ_s) ε̂) / √ᾱ_s,   ε̂ = ε_θ(x_t, t): x_t stands on both sides.
+    The first round puts x_s for x_t into the network, each further one the x_t found so far. One round is the usual
+    inversion, off by O(step); more make it exact where they converge. `steps` as in `ddim`, upwards: a list starts at 0 and
+    rises; where it ends, `ddim` can start. Yields a Step for every state, x_0 included. Bad arguments raise here.
+    """
+    visited = _rising(diffusion.schedule, steps)
+    real(x_0, "x_0")
+    count(rounds, "rounds")
+
+    @torch.no_grad()
+    def walk() -> Iterator[Step]:
+        x_t = x_0_hat = x_0
+        yield Step(0, x_t, x_0_hat)
+        for s, t in pairwise(visited):
+            x_s = x_t
+            for _ in range(rounds):
+                eps_hat = diffusion.predict(eps_model, x_t, t)
+                x_0_hat = diffusion.x0_from_eps(x_s, eps_hat, s) if s > 0 else x_s
+                x_t = diffusion.q_sample(x_0_hat, t, eps_hat)
+            yield Step(t, x_t, x_0_hat)
+
+    return walk()
+
+
+def _rising(schedule: NoiseSchedule, steps: int | Sequence[int] | None) -> list[int]:
+    if steps is None or isinstance(steps, int):
+        return schedule.steps(steps)[::-1]
+    visited = [int(t) for t in steps]
+    if len(visited) < 2 or visited[0] != 0 or visited[-1] > schedule.T or any(s >= t for s, t in pairwise(visited)):
+        raise ValueError(f"steps must start at 0 and be strictly increasing, up to at most T = {schedule.T}; got {visited}")
+    return visited
+
+
+def slerp(x: Tensor, y: Tensor, share: float | Tensor) -> Tensor:
+    """From x (share 0) to y (share 1) along a great circle, sample by sample [Song 2021, DDIM, Eq. 67].
+
+    (sin((1 - share) θ) x + sin(share θ) y) / sin θ, with θ the angle between x and y, both (B, ...); `share` is a number
+    in [0, 1], or (B,). Equal lengths are kept, which a mean would shorten. Where θ is 0 it is the plain mixture. Raises
+    ValueError where x or y is 0, or the two point in opposite directions: then the way is not defined.
+    """
+    if real(x, "x").shape != real(y, "y").shape or x.ndim < 2:
+        raise ValueError(f"x and y must both have shape (B, ...), got {tuple(x.shape)} and {tuple(y.shape)}")
+    share = torch.as_tensor(share, dtype=x.dtype, device=x.device)
+    if share.ndim > 1 or (share.ndim and len(share) != len(x)) or not bool(((share >= 0) & (share <= 1)).all()):
+        raise ValueError(f"share must be a number in [0, 1] or one for each of the {len(x)} samples, got {share.tolist()}")
+    a, b = x.flatten(1), y.flatten(1)
+    lengths = a.norm(dim=1) * b.norm(dim=1)
+    if bool((lengths == 0).any()):
+        raise ValueError("x and y must not be 0: a zero vector has no direction")
+    theta = torch.acos(((a * b).sum(1) / lengths).clamp(-1, 1))
+    if bool((theta > math.pi - 1e-3).any()):
+        raise ValueError("x and y must not point in opposite directions: no great circle is the shortest")
+    straight = theta < 1e-4
+    safe = torch.where(straight, 1.0, theta)
+    of_x = torch.where(straight, 1 - share, torch.sin((1 - share) * safe) / torch.sin(safe))
+    of_y = torch.where(straight, share, torch.sin(share * safe) / torch.sin(safe))
+    return (of_x.unsqueeze(1) * a + of_y.unsqueeze(1) * b).reshape(x.shape)
 
 
 class LangevinStep(NamedTuple):

@@ -525,3 +525,34 @@ def test_q_ddim_keeps_the_marginal_and_is_the_posterior_at_eta_1(eta, t, s):
         x_t = torch.tensor([0.2, 3.0], dtype=torch.float64)
         p, q = diffusion.q_ddim(x_0, x_t, t, s, eta), diffusion.q_posterior(x_0, x_t, t, s)
         assert torch.allclose(p.mean, q.mean, atol=1e-13) and torch.allclose(p.var, q.var, atol=1e-14)
+
+
+@pytest.mark.parametrize("eta", [0.2, 0.7, 1.0])
+@pytest.mark.parametrize("t, s", [(2, 1), (7, 6), (10, 3)])
+def test_ddim_weight_is_the_kl_per_squared_error(eta, t, s):
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(10, 0.02, 0.5))
+    x_0, eps, eps_hat = (torch.tensor(v, dtype=torch.float64) for v in ([0.7, -1.3], [0.3, -0.2], [-0.5, 1.1]))
+    x_t = diffusion.q_sample(x_0, t, eps)
+    laws = []
+    for guess in (x_0, diffusion.x0_from_eps(x_t, eps_hat, t)):
+        q = diffusion.q_ddim(guess, x_t, t, s, eta)
+        laws.append(torch.distributions.Normal(q.mean, q.var.sqrt()))
+    kl = torch.distributions.kl_divergence(*laws)
+    assert torch.allclose(diffusion.ddim_weight(x_t, t, s, eta) * (eps - eps_hat) ** 2, kl, rtol=1e-10)
+    if eta == 1 and s == t - 1:
+        want = diffusion.loss_weights(x_t, t, diffusion.sigma2_beta_tilde).eps
+        assert torch.allclose(diffusion.ddim_weight(x_t, t), want, rtol=1e-10)
+
+
+def test_ddim_weight_takes_a_batch_of_steps_and_refuses_where_no_error_is_allowed():
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(10, 0.02, 0.5))
+    x_t = torch.zeros(3, 2, dtype=torch.float64)
+    t = torch.tensor([2, 5, 9])
+    got = diffusion.ddim_weight(x_t, t, eta=0.5)
+    for row, k in zip(got, t.tolist()):
+        assert torch.allclose(row, diffusion.ddim_weight(x_t[0], k, eta=0.5))
+    for kwargs in ({"t": 3, "eta": 0.0}, {"t": 1}, {"t": 5, "s": 0}):
+        with pytest.raises(ValueError, match="the weight infinite"):
+            diffusion.ddim_weight(x_t, **kwargs)
+    with pytest.raises(ValueError, match=r"eta = 1.2 is outside"):
+        diffusion.ddim_weight(x_t, 3, eta=1.2)

@@ -16,6 +16,7 @@ from ddpm_edu.routes import (
     reverse_joint,
     walk_chain,
     walk_density,
+    walk_distribution,
 )
 
 
@@ -113,3 +114,27 @@ def test_reverse_joint_is_what_walking_back_gives():
     path = torch.stack(states)
     assert torch.allclose(path.mean(1), mean, atol=0.02) and torch.allclose(torch.cov(path), cov, atol=0.03)
     assert float(mean[3]) == 0 and float(cov[3, 3]) == 1 and float(mean[2]) == 1
+
+
+def test_walk_distribution_with_and_without_noise():
+    # x_T ~ N(0, 1), doubled and shifted, noise 0.3, a cube root's inverse, halved: everything is known.
+    moves = [lambda x: (2 * x + 1, torch.tensor(0.0)), lambda x: (0.5 * x, 0.3 + 0 * x), lambda x: (x**3 + x, 0.0)]
+    y, F = walk_distribution(moves[:2])
+    assert torch.allclose(F, torch.special.ndtr((y - 0.5) / math.sqrt(1.3)), atol=1e-7)
+    y, F = walk_distribution(moves)
+    x = torch.linspace(-1.3, 1.5, 9, dtype=torch.float64)
+    places = torch.bucketize(x**3 + x, y)
+    root = y[places]
+    for _ in range(60):  # Newton's method for u³ + u = y
+        root = root - (root**3 + root - y[places]) / (3 * root**2 + 1)
+    assert torch.allclose(F[places], torch.special.ndtr((root - 0.5) / math.sqrt(1.3)), atol=1e-6)
+
+
+def test_walk_distribution_agrees_with_walk_density():
+    moves = [lambda x: (x + torch.tanh(x), 0.4 + 0 * x), lambda x: (0.6 * x + 0.3 * torch.tanh(3 * x), 0.1 + 0 * x)]
+    x, density = walk_density(moves)
+    y, F = walk_distribution(moves)
+    summed = torch.cumulative_trapezoid(density, x)
+    want = torch.as_tensor(summed)[torch.bucketize(y[3000:5000], x) - 1]
+    assert float((F[3000:5000] - want).abs().max()) < 2e-3  # the places differ by up to one cell
+    assert float(integrate(F[3000:5000], y[3000:5000])) == pytest.approx(float(integrate(want, y[3000:5000])), abs=2e-3)

@@ -9,7 +9,7 @@ import torch
 from ddpm_edu import GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle, TrainConfig, ancestral, data, weights
 from ddpm_edu.guidance import guided
 from ddpm_edu.oracles import SDEOracle
-from ddpm_edu.samplers import annealed_langevin, autocast, ddim, langevin, probability_flow, reverse_sde
+from ddpm_edu.samplers import annealed_langevin, autocast, ddim, ddim_invert, langevin, probability_flow, reverse_sde, slerp
 from ddpm_edu.sde import VPSDE
 from ddpm_edu.unet import UNet
 
@@ -372,6 +372,109 @@ def test_ddim_refuses():
 
 
 # Half precision -----------------------------------------------------------------------------------------------------
+
+
+def test_ddim_refuses_what_it_cannot_honour_before_the_first_step():
+    for eta in (-0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match=r"eta = .* is outside \[0, 1\]"):
+            ddim(DIFFUSION, ORACLE, torch.zeros(2), eta=eta)
+    for steps, message in (([10, 5], "end in 0"), ([10, 4, 6, 0], "strictly decreasing"), ([11, 0], "at most at T = 10")):
+        with pytest.raises(ValueError, match=message):
+            ddim(DIFFUSION, ORACLE, torch.zeros(2), steps)
+
+
+BARS = [math.prod(1 - b for b in DIFFUSION.schedule.betas.tolist()[: t + 1]) for t in range(11)]
+
+
+def up_by_hand(x, visited, rounds):
+    """Moves upwards for N(0, VAR_0) data: x_t = √ᾱ_t x̂_0 + √(1-ᾱ_t) ε̂, x̂_0 read from x_s with the ε̂ of t, in plain floats."""
+    for s, t in pairwise(visited):
+        x_t = x
+        for _ in range(rounds):
+            eps = math.sqrt(1 - BARS[t]) * x_t / (BARS[t] * VAR_0 + 1 - BARS[t])
+            x_t = math.sqrt(BARS[t]) * (x - math.sqrt(1 - BARS[s]) * eps) / math.sqrt(BARS[s]) + math.sqrt(1 - BARS[t]) * eps
+        x = x_t
+    return x
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("steps, visited", [(None, range(11)), (3, [0, 3, 7, 10]), ([0, 1, 6], [0, 1, 6])])
+def test_ddim_invert_is_the_move_read_upwards(steps, visited, rounds):
+    asked = []
+
+    def net(x, t):
+        asked.append(int(t[0]))
+        return ORACLE(x, t)
+
+    x_0 = torch.tensor([-1.0, 0.4, 2.0], dtype=torch.float64)
+    walk = list(ddim_invert(DIFFUSION, net, x_0, steps, rounds))
+    assert [step.t for step in walk] == list(visited)
+    assert asked == [t for t in list(visited)[1:] for _ in range(rounds)]  # never at 0
+    assert torch.equal(walk[0].x_t, x_0) and torch.equal(walk[0].x_0_hat, x_0) and torch.equal(walk[1].x_0_hat, x_0)
+    assert walk[-1].x_t.tolist() == pytest.approx([up_by_hand(x, visited, rounds) for x in x_0.tolist()], abs=1e-12)
+
+
+def test_enough_rounds_are_the_exact_inverse_and_one_is_of_first_order():
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(800, 1e-4, 0.02))
+    modes = Oracle(GaussianMixture([0.4, 0.6], [[-1.0, 0.5], [0.8, 0.0]], [0.2, 0.3]), diffusion)
+    x_0 = modes.data.sample(6, torch.Generator().manual_seed(0))
+    errors = {}
+    for n, rounds in ((100, 1), (200, 1), (400, 1), (200, 40)):
+        *_, top = ddim_invert(diffusion, modes, x_0, n, rounds)
+        *_, back = ddim(diffusion, modes, top.x_t, n)
+        errors[n, rounds] = float((back.x_t - x_0).abs().max())
+    assert errors[200, 40] < 1e-9
+    assert errors[100, 1] / errors[200, 1] == pytest.approx(2, rel=0.3)
+    assert errors[200, 1] / errors[400, 1] == pytest.approx(2, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "kwargs, error, message",
+    [
+        ({"steps": [10, 5, 0]}, ValueError, "start at 0 and be strictly increasing"),
+        ({"steps": [1, 5]}, ValueError, "start at 0"),
+        ({"steps": [0, 5, 5]}, ValueError, "strictly increasing"),
+        ({"steps": [0, 11]}, ValueError, "at most T = 10"),
+        ({"steps": [0]}, ValueError, "start at 0"),
+        ({"steps": 11}, ValueError, "steps = 11"),
+        ({"rounds": 0}, ValueError, "rounds = 0"),
+        ({"x_0": torch.tensor([1])}, TypeError, "x_0 has dtype"),
+    ],
+)
+def test_ddim_invert_refuses_before_the_first_step(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        ddim_invert(DIFFUSION, ORACLE, **{"x_0": torch.zeros(2), **kwargs})
+
+
+def test_slerp_turns_in_the_plane_and_keeps_lengths():
+    x, y = torch.tensor([[2.0, 0.0], [0.0, 3.0]]).double(), torch.tensor([[0.0, 2.0], [0.0, 3.0]]).double()
+    for share in (0.0, 0.25, 1.0):
+        angle = math.pi / 2 * share
+        want = [[2 * math.cos(angle), 2 * math.sin(angle)], [0.0, 3.0]]  # equal vectors stay
+        assert torch.allclose(slerp(x, y, share), torch.tensor(want).double(), atol=1e-12)
+    gen = torch.Generator().manual_seed(0)
+    a, b = (torch.nn.functional.normalize(torch.randn(5, 12, generator=gen, dtype=torch.float64)) for _ in range(2))
+    shares = torch.tensor([0.0, 0.2, 0.5, 0.8, 1.0]).double()
+    c = slerp(a.reshape(5, 3, 2, 2), b.reshape(5, 3, 2, 2), shares).flatten(1)
+    assert torch.allclose(c.norm(dim=1), torch.ones(5).double(), atol=1e-12)
+    whole, part = (torch.acos((a * z).sum(1)) for z in (b, c))
+    assert torch.allclose(part, shares * whole, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "x, y, share, message",
+    [
+        (torch.ones(2, 3), torch.ones(2, 4), 0.5, "must both have shape"),
+        (torch.ones(3), torch.ones(3), 0.5, "must both have shape"),
+        (torch.ones(2, 3), torch.ones(2, 3), 1.5, "share must be a number"),
+        (torch.ones(2, 3), torch.ones(2, 3), torch.tensor([0.1, 0.2, 0.3]), "one for each of the 2 samples"),
+        (torch.zeros(1, 3), torch.ones(1, 3), 0.5, "must not be 0"),
+        (torch.ones(1, 3), -torch.ones(1, 3), 0.5, "opposite directions"),
+    ],
+)
+def test_slerp_refuses(x, y, share, message):
+    with pytest.raises(ValueError, match=message):
+        slerp(x, y, share)
 
 
 def test_autocast_rounds_like_bfloat16_and_is_blind_at_small_t():
