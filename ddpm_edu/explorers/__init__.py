@@ -26,5 +26,5 @@ from .ch17 import sde_or_ode_explorer
 from .ch19 import importance_explorer
 from .ch20 import snr_explorer
 from .ch21 import guidance_explorer
-from .ch23 import independence_explorer
 from .ch22 import replacement_explorer
+from .ch23 import independence_explorer

@@ -10,7 +10,7 @@ from .base import Explorer, Frame, Line, Panel, Points, Slider, sig
 
 
 def replacement_explorer() -> Explorer:
-    """Two correlated numbers, one of them known: the law of the other by replacement, for any coupling and number of repeats."""
+    """Two correlated numbers, one of them known: the law of the other by replacement, for any coupling."""
     generator = torch.Generator().manual_seed(0)
     k, z = torch.randn(2, 70, generator=generator, dtype=torch.float64).clamp(-2.8, 2.8)
     u = torch.linspace(-3, 3, 121, dtype=torch.float64)
@@ -24,8 +24,8 @@ def replacement_explorer() -> Explorer:
         right, made = law(rho, 1 - rho**2), law(slope, var)
         pair = Panel(
             "The pair, and where the mean lies",
-            "A cloud of dots, k across and u up, that is narrower the stronger the correlation. A line through the origin shows "
-            "the mean of u for each k; a second, flatter line shows the mean that replacing generates.",
+            "A cloud of dots, k across and u up, that is narrower the stronger the correlation. A line through the origin "
+            "shows the mean of u for each k; a second, flatter line shows the mean that replacing generates.",
             (-3, 3),
             (-3, 3),
             [
@@ -70,6 +70,6 @@ def replacement_explorer() -> Explorer:
         ],
         draw,
         title="What inpainting by replacement samples",
-        caption="The network is perfect, the steps are infinitely many, and the known number is kept exactly. Still the unknown "
-        "one is pulled too weakly and spread too widely. Repeating each step closes the gap, like 1/(U + 1).",
+        caption="The network is perfect, the steps are infinitely many, and the known number is kept exactly. Still the "
+        "unknown one is pulled too weakly and spread too widely. Repeating each step closes the gap, like 1/(U + 1).",
     )
