@@ -23,6 +23,7 @@ from .ch14 import clinic_explorer
 from .ch15 import score_matching_explorer
 from .ch16 import langevin_explorer
 from .ch17 import sde_or_ode_explorer
+from .ch18 import ddim_explorer
 from .ch19 import importance_explorer
 from .ch20 import snr_explorer
 from .ch21 import guidance_explorer
