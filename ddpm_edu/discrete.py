@@ -266,6 +266,12 @@ class SequenceLaw:
             probs = probs[..., None] * step
         return cls(probs)
 
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log q(x) for sequences x (B, D), shape (B,); -∞ for impossible ones."""
+        if _categories(x, self.letters, "x").shape[1] != self.D:
+            raise ValueError(f"x has {x.shape[1]} positions, this law {self.D}")
+        return self.probs[(x * self.letters ** torch.arange(self.D - 1, -1, -1)).sum(1)].log()
+
     def entropy(self) -> Tensor:
         """-Σ q log q, in nats."""
         return -torch.special.xlogy(self.probs, self.probs).sum()

@@ -191,6 +191,7 @@ def test_steps_of_each_entry_and_strides():
 def test_sequence_law():
     law = SequenceLaw.markov([0.3, 0.7], [[0.9, 0.1], [0.4, 0.6]], 3)
     assert float(law.probs[0b011]) == pytest.approx(0.3 * 0.1 * 0.6)
+    assert law.log_prob(torch.tensor([[0, 1, 1], [1, 0, 0]])).exp().tolist() == pytest.approx([0.018, 0.7 * 0.4 * 0.9])
     h = lambda *p: -sum(x * math.log(x) for x in p)  # noqa: E731
     second = 0.3 * 0.9 + 0.7 * 0.4
     by_rows = h(0.3, 0.7) + sum(a * h(0.9, 0.1) + (1 - a) * h(0.4, 0.6) for a in (0.3, second))
@@ -291,6 +292,7 @@ flat = lambda x, t: torch.zeros(*x.shape, 3)  # noqa: E731
         (lambda: U.ancestral(flat, (0, 2)), ValueError, r"shape\[0\] = 0"),
         (lambda: SequenceLaw(torch.full((2, 3), 1 / 6)), ValueError, "one axis for each position"),
         (lambda: SequenceLaw.markov([0.5, 0.5], torch.eye(3), 2), ValueError, r"step must have shape \(2, 2\)"),
+        (lambda: SequenceLaw(torch.full((2, 2), 0.25)).log_prob(torch.tensor([[0]])), ValueError, "x has 1 positions"),
         (lambda: sequences(10, 9), ValueError, "too many"),
         (lambda: rates(torch.tensor([[-1.0, 1.0], [1.0, 0.0]])), ValueError, "row 1 of R sums to 1"),
         (lambda: rates(torch.tensor([[1.0, -1.0], [1.0, -1.0]])), ValueError, "R holds a negative"),
