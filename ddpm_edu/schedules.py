@@ -8,7 +8,7 @@ are printed, and "step t - 1" at t = 1 is a stored fact, not a special case.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -52,6 +52,11 @@ class NoiseSchedule:
     def snr(self) -> Tensor:
         """Signal-to-noise ratio SNR(t) = ᾱ_t / (1 - ᾱ_t), shape (T + 1,); infinite at t = 0 [Kingma 2021, Eq. 2]."""
         return self.alpha_bars / (1 - self.alpha_bars)
+
+    @property
+    def log_snr(self) -> Tensor:
+        """λ_t = log SNR(t), the natural logarithm, shape (T + 1,); ᾱ_t = sigmoid(λ_t), and +∞ at t = 0."""
+        return torch.logit(self.alpha_bars)
 
     # Where schedules come from ------------------------------------------------------------------------------------
 
@@ -131,6 +136,19 @@ class NoiseSchedule:
         u = torch.arange(count(T, "T") + 1, dtype=torch.float64) / T
         f = torch.cos(math.pi / 2 * (u + offset) / (1 + offset)) ** 2
         return cls.from_betas((1 - f[1:] / f[:-1]).clamp(max=number(max_beta, "max_beta", 0, 1)))
+
+    @classmethod
+    def from_log_snr(cls, log_snr: Callable[[Tensor], Tensor], T: int) -> NoiseSchedule:
+        """T steps read off a curve λ(u) = log SNR on [0, 1]: step 1 at u = 0, step T at u = 1, evenly spaced [Kingma 2021, Sec. 4].
+
+        ᾱ_t = sigmoid(λ((t - 1) / (T - 1))), T >= 2. Curves are in `ddpm_edu.snr`. Raises ValueError when the curve does
+        not fall at every step, or leaves what float64 can hold.
+        """
+        u = torch.arange(count(T, "T", low=2), dtype=torch.float64) / (T - 1)
+        lam = torch.as_tensor(log_snr(u))
+        if lam.shape != u.shape or not bool(torch.isfinite(lam).all()):
+            raise ValueError(f"log_snr must return {T} finite numbers for {T} times, got shape {tuple(lam.shape)}: {lam.tolist()[:4]}")
+        return cls.from_alpha_bars(torch.sigmoid(lam.double()))
 
     # Fewer steps of the same process ------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ LAYERS = [
     {"_args"},
     {"schedules", "gaussian"},
     {"diffusion", "latent", "sde"},
-    {"likelihood", "samplers", "guidance", "scores", "oracles", "routes", "discrete", "unet", "mlp", "data", "metrics"},
+    {"likelihood", "samplers", "guidance", "scores", "oracles", "routes", "discrete", "unet", "mlp", "data", "metrics", "snr"},
     {"published", "notation"},
     {"weights"},
     {"config"},
