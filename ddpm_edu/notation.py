@@ -33,7 +33,7 @@ class VDM(NamedTuple):
 
 
 class EDM(NamedTuple):
-    """Karras 2022: x = s (y + σ n), a scale s = √ᾱ times a state y + σ n. σ is a standard deviation in units of the data."""
+    """Karras 2022: x = s (y + n) with n ~ N(0, σ² I). s is a scale; σ the noise's standard deviation, in units of the data."""
 
     scale: Tensor
     sigma: Tensor
