@@ -249,8 +249,9 @@ class ClassOracle(Oracle):
         return answers[y, torch.arange(len(y))]
 
     def log_prob_y(self, x_t: Tensor, t: int | Tensor) -> Tensor:
-        """log p(y | x_t) for every class, shape (B, C): what a perfect classifier of noised data says."""
-        log_r = self._log_joint(x_t, t)[0].log_softmax(1)
+        """log p(y | x_t) for every class, shape (B, C): a perfect classifier of noised data (int 0: of clean)."""
+        log_joint = self.q_t(t)._log_joint(x_t) if isinstance(t, int) else self._log_joint(x_t, t)[0]
+        log_r = log_joint.log_softmax(1)
         return torch.stack([log_r[:, self.labels == k].logsumexp(1) for k in range(self.config["classes"])], 1)
 
 
