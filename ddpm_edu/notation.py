@@ -67,13 +67,13 @@ def alpha_bar_from_sigma(sigma: float | Tensor) -> Tensor:
 def log_snr_from_alpha_bar(alpha_bar: float | Tensor) -> Tensor:
     """λ = log(ᾱ/(1-ᾱ)) = log SNR, +∞ at ᾱ = 1: the λ of papers on guidance and distillation [Salimans 2022, Sec. 2].
 
-    It is -γ of Kingma 2021. It is not the λ of DPM-Solver: that one is half of it.
+    It is -γ of Kingma 2021, and not the λ of DPM-Solver, which is half of it. A schedule has it as a table, `log_snr`.
     """
     return torch.logit(_values(alpha_bar, "alpha_bar", 0, 1, closed="high"))
 
 
 def alpha_bar_from_log_snr(log_snr: float | Tensor) -> Tensor:
-    """ᾱ = sigmoid(λ) = 1 / (1 + e^{-λ}), for λ = log SNR."""
+    """ᾱ = sigmoid(λ) = 1 / (1 + e^{-λ}), for λ = log SNR. A schedule from a whole curve: `NoiseSchedule.from_log_snr`."""
     return torch.sigmoid(_values(log_snr, "log_snr", -math.inf, math.inf, closed="high"))
 
 
@@ -129,7 +129,7 @@ def t_from_gamma(gamma: float | Tensor, schedule: NoiseSchedule) -> Tensor:
 
 
 def _step_of(wanted: Tensor, schedule: NoiseSchedule, name: str, said: Callable[[float], float]) -> Tensor:
-    gammas = vdm_from_alpha_bar(schedule.alpha_bars[1:]).gamma
+    gammas = -schedule.log_snr[1:]
     off, k = (wanted.unsqueeze(-1) - gammas).abs().min(-1)
     if bool((off > 2e-3).any()):
         i = int(off.argmax())
@@ -214,7 +214,7 @@ def vdm_model_from_eps_model(diffusion: GaussianDiffusion, eps_model: EpsModel) 
 
 def eps_model_from_vdm_model(diffusion: GaussianDiffusion, vdm_model: VDMModel) -> EpsModel:
     """ε_θ(x_t, t) from VDM's ε̂(z_t; γ_t), with γ_t = -log SNR(t) of our schedule."""
-    gammas = vdm_from_alpha_bar(diffusion.schedule.alpha_bars).gamma
+    gammas = -diffusion.schedule.log_snr
     return lambda x_t, t: vdm_model(x_t, gammas[as_steps(t, diffusion.T)].to(x_t).expand(len(x_t)))
 
 
