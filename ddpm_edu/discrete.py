@@ -90,7 +90,7 @@ class DiscreteDiffusion:
 
     @classmethod
     def uniform(cls, letters: int, alpha_bars: Sequence[float] | Tensor) -> DiscreteDiffusion:
-        """π uniform: with probability β_t the category is drawn anew from all, itself included [Hoogeboom 2021, Eq. 12]."""
+        """π uniform: with probability β_t the category is drawn anew from all, itself included [Hoogeboom 2021, Sec. 4]."""
         return cls.pulled(alpha_bars, torch.full((count(letters, "letters", 2),), 1 / letters, dtype=torch.float64))
 
     @classmethod
@@ -158,8 +158,9 @@ class DiscreteDiffusion:
     def p_step(self, x0_model: X0Model, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
         """p_θ(x_s | x_t) = Σ_{x_0} q(x_s | x_t, x_0) p̃(x_0 | x_t), shape (B, D, S), and p̃ [Austin 2021, Sec. 3.3].
 
-        An x_0 from which x_t cannot come has no q(x_s | x_t, x_0); what p̃ gives to it is shared out among the others. So a
-        letter that is not masked stays as it is. Raises ValueError if nothing is left for the others.
+        Each q(x_s | x_t, x_0) has its own denominator, which the paper's Eq. 4 leaves out. An x_0 from which x_t cannot
+        come has no such law; what p̃ gives to it is shared out among the others, so a letter that is not masked stays as it
+        is. Raises ValueError if nothing is left for the others.
         """
         x_0_hat = self.predict(x0_model, x_t, t)
         t, s = self._pair(t, s)
@@ -378,7 +379,7 @@ def masked_loss(x0_model: X0Model, x_0: Tensor, t: Tensor, mask: int, generator:
 
 
 def any_order_bound(x0_model: X0Model, x_0: Tensor, mask: int) -> Tensor:
-    """The mean of `masked_loss` over t and masks, exactly, for a model that ignores t: (B,), in nats [Ou 2025, Eq. 3.8].
+    """The mean of `masked_loss` over t and masks, exactly, for a model that ignores t: (B,), in nats [Ou 2025, Sec. 3].
 
     Σ over all non-empty sets M of positions of Σ_{d in M} -log p̃(x_0[d] | the rest) / (|M| · (D choose |M|)): the letters
     revealed one at a time in random order. D at most 16.
