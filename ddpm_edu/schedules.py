@@ -139,7 +139,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_log_snr(cls, log_snr: Callable[[Tensor], Tensor], T: int) -> NoiseSchedule:
-        """T steps read off a curve λ(u) = log SNR on [0, 1]: step 1 at u = 0, step T at u = 1, evenly spaced [Kingma 2021, Sec. 4].
+        """T steps read evenly off a curve λ(u) = log SNR on [0, 1]: step 1 at u = 0, step T at u = 1 [Kingma 2021, Sec. 4].
 
         ᾱ_t = sigmoid(λ((t - 1) / (T - 1))), T >= 2. Curves are in `ddpm_edu.snr`. Raises ValueError when the curve does
         not fall at every step, or leaves what float64 can hold.
@@ -147,7 +147,9 @@ class NoiseSchedule:
         u = torch.arange(count(T, "T", low=2), dtype=torch.float64) / (T - 1)
         lam = torch.as_tensor(log_snr(u))
         if lam.shape != u.shape or not bool(torch.isfinite(lam).all()):
-            raise ValueError(f"log_snr must return {T} finite numbers for {T} times, got shape {tuple(lam.shape)}: {lam.tolist()[:4]}")
+            raise ValueError(
+                f"log_snr must return {T} finite numbers for {T} times, got shape {tuple(lam.shape)}: {lam.tolist()[:4]}"
+            )
         return cls.from_alpha_bars(torch.sigmoid(lam.double()))
 
     # Fewer steps of the same process ------------------------------------------------------------------------------

@@ -151,7 +151,9 @@ def continuous_loss(
         lam = log_snr(times)
         (slope,) = torch.autograd.grad(lam.sum(), times, create_graph=training)
     if not bool((slope < 0).all()):
-        raise ValueError(f"log_snr must fall at every t, but its slope is {float(slope.max()):.3g} at some; time 0 is the data's end")
+        raise ValueError(
+            f"log_snr must fall at every t, but its slope is {float(slope.max()):.3g} at some; time 0 is the data's end"
+        )
     lam, slope = (lam, slope) if training else (lam.detach(), slope.detach())
     lam = lam.to(x_0.device, x_0.dtype)
     wide = lam.reshape(lam.shape + (1,) * (x_0.ndim - 1))

@@ -61,9 +61,7 @@ grade_20_3 = Exercise(
     slips={
         "ᾱ itself in equal steps makes the last ratio far too large": _between(lambda a: a, lambda y: y),
         "you made ᾱ geometric; look at which quantity has the fixed product": _between(math.log, torch.exp),
-        "you made S geometric, not 1 + S; at small S that wastes steps": _between(
-            lambda a: math.log(_snr(a)), torch.sigmoid
-        ),
+        "you made S geometric, not 1 + S; at small S that wastes steps": _between(lambda a: math.log(_snr(a)), torch.sigmoid),
         "the values are right, in the wrong order: step 1 is the data's end": _between(
             lambda a: math.log(1 - a), lambda y: (1 - y.exp()).flip(0)
         ),

@@ -9,14 +9,18 @@ import torch
 from ..diffusion import GaussianDiffusion
 from ..oracles import GaussianMixture, Oracle
 from ..schedules import NoiseSchedule
-from ..snr import CosineLogSNR, LinearBetaLogSNR, LinearLogSNR
+from ..snr import CosineLogSNR, LinearBetaLogSNR, LinearLogSNR, LogSNR
 from .base import Choice, Explorer, Frame, Line, Panel, Points, Slider, sig
 
 
 def snr_explorer() -> Explorer:
     """Choose a schedule and a number of intervals: what the chain pays from noise to data, beside the information it gets."""
     ends = (6.0, -6.0)
-    curves = {"λ linear": LinearLogSNR(*ends), "cosine": CosineLogSNR(*ends), "β linear": LinearBetaLogSNR(*ends)}
+    curves: dict[str, LogSNR] = {
+        "λ linear": LinearLogSNR(*ends),
+        "cosine": CosineLogSNR(*ends),
+        "β linear": LinearBetaLogSNR(*ends),
+    }
     data = GaussianMixture([0.3, 0.7], [-1.2, 0.8], [0.05, 0.10])
     x = torch.linspace(-8, 8, 801, dtype=torch.float64)
 
@@ -36,7 +40,7 @@ def snr_explorer() -> Explorer:
     noise_error = fine.snr[1:] * error
     time = torch.linspace(0, 1, 101, dtype=torch.float64)
 
-    def noise_errors(curve) -> torch.Tensor:
+    def noise_errors(curve: LogSNR) -> torch.Tensor:
         """The best noise error at the drawn times, read off the fine table, which is straight in λ."""
         place = (6.0 - curve(time)) / 12.0 * 240
         k = place.floor().clamp(0, 239).long()
