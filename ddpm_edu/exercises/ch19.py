@@ -1,4 +1,4 @@
-"""Graders of Chapter 19: a clipped cosine step, a weight without the stopped gradient, the gain of the best draw, draws of unequal cost."""
+"""Graders of Chapter 19: a clipped step, a weight without the stopped gradient, the gain of the best draw, unequal costs."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from .base import Choice, Explorer, Frame, Line, Panel, Points, Slider, sig
 
 
 def importance_explorer() -> Explorer:
-    """Slide the power a in p_t ∝ s_t^a, for the bound's gradient: how often each t is drawn, and what that does to the variance."""
+    """Slide the power a in p_t ∝ s_t^a, for the bound's gradient: how often t is drawn, and what that does to the variance."""
     T = 1000
     steps = torch.arange(1, T + 1)
     shown = sorted({round(10 ** (k / 40)) for k in range(121)})  # evenly on the logarithmic axis
@@ -31,6 +31,8 @@ def importance_explorer() -> Explorer:
         return (s**a).sum() * (s ** (1 - a)).sum() / s.sqrt().sum() ** 2
 
     tables = {(name, network): second_moments(name, network) for name in variances for network in ("new", "perfect")}
+
+    top = 1.1 * max(float(loss(s, 0.0)) for s in tables.values())
 
     def draw(a: float, network: str, name: str) -> Frame:
         s = tables[name, network]
@@ -57,7 +59,7 @@ def importance_explorer() -> Explorer:
             "The second moment of the weighted gradient over the power a: a valley, the same on both sides, with its lowest "
             "point, 1, at a = one half; as high at a = 1 as at a = 0. A dot sits on it at the chosen a.",
             (0, 1),
-            (0, 1.1 * float(curve.max())),
+            (0, top),
             [Line(fine, curve, "vermillion", "second moment / smallest"), Points(a, here, "blue")],
             "power a",
             "in units of the best",
