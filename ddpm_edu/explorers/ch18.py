@@ -55,7 +55,7 @@ def ddim_explorer() -> Explorer:
         left = Panel(
             "Twelve paths",
             "Twelve broken lines from t = 1000 on the right to t = 0 on the left. With eta 0 they bend smoothly and never "
-            "cross; with eta 1 they jump and cross. All end near 0.8 or near minus 1.2.",
+            "cross; with eta 1 they jump and cross. Nearly all end near 0.8 or near minus 1.2.",
             (0, 1000),
             (-3, 3),
             [Line(t, path, "vermillion" if float(path[-1]) > -0.3 else "blue", width=1.3) for path in x.T],
@@ -64,9 +64,9 @@ def ddim_explorer() -> Explorer:
         )
         right = Panel(
             "Law of the result",
-            "A grey area with two humps, the data's density, and a blue curve, the generated one. With few steps the blue humps "
-            "are too narrow and too high, with eta 1 more so than with eta 0; with fifty steps and eta 0 the curve follows the "
-            "area.",
+            "A grey area with two humps, the data's density, and a blue curve, the generated one. With few steps the blue "
+            "humps are too narrow and too high, with eta 1 more so than with eta 0; with fifty steps and eta 0 the curve "
+            "follows the area.",
             (-2.6, 2.4),
             (0, 3),
             [
@@ -85,6 +85,6 @@ def ddim_explorer() -> Explorer:
         [Slider("steps", counts, start=3), Slider("η", etas, format=lambda eta: f"{eta:g}")],
         draw,
         title="DDIM: how many steps, and how much fresh noise",
-        caption="The network is the exact one, the same at every position. Every path visits the same marginals in the limit of "
-        "many steps; with few, the less fresh noise, the nearer the result.",
+        caption="The network is the exact one, the same at every position. With many steps every member of the family ends in "
+        "the data; with few, the less fresh noise, the nearer the result.",
     )
