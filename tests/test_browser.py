@@ -19,8 +19,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-CHAPTERS = sorted(f"notebooks/{path.name}" for path in HTML.glob("notebooks/*.html"))
-PAGES = CHAPTERS + sorted(f"book/{path.name}" for path in HTML.glob("book/*.html")) or ["nothing"]
+CHAPTERS = sorted(f"notebooks/{path.name}" for path in HTML.glob("notebooks/[0-9]*.html"))
+OTHERS = [*HTML.glob("notebooks/[a-z]*.html"), *HTML.glob("book/*.html")]  # the back matter, some of it notebooks
+PAGES = CHAPTERS + sorted(f"{path.parent.name}/{path.name}" for path in OTHERS) or ["nothing"]
 # Every page is opened twice: on a desk by day, and on a phone by night.
 LOOKS = {"desk": {"width": 1200, "dark": False}, "phone": {"width": 390, "dark": True}}
 PATIENCE = 120_000  # ms; a busy machine is no reason to fail
