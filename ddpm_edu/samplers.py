@@ -152,7 +152,7 @@ def _rising(schedule: NoiseSchedule, steps: int | Sequence[int] | None) -> list[
 
 
 def slerp(x: Tensor, y: Tensor, share: float | Tensor) -> Tensor:
-    """From x (share 0) to y (share 1) along a great circle, sample by sample [Song 2021, DDIM, Eq. 67].
+    """From x (share 0) to y (share 1) along a great circle, sample by sample [Song 2021, DDIM, App. D].
 
     (sin((1 - share) θ) x + sin(share θ) y) / sin θ, with θ the angle between x and y, both (B, ...); `share` is a number
     in [0, 1], or (B,). Equal lengths are kept, which a mean would shorten. Where θ is 0 it is the plain mixture. Raises
