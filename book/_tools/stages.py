@@ -21,6 +21,7 @@ PAGE = ROOT / "_build" / "html" / "index.html"
 BOOK = "book, warnings as errors"
 PY = [sys.executable, "-m"]
 PYTEST = [*PY, "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
+IN_BROWSER = ["tests/test_browser.py", "tests/test_playground.py"]  # these need the built book
 NBVAL = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "-n", "2", "--dist", "loadfile", "notebooks"]
 
 
@@ -72,7 +73,7 @@ class Stage:
 
 STAGES = [
     Stage("lint and types", [[*PY, "ruff", "check"], [*PY, "ruff", "format", "--check"], [*PY, "mypy"]]),
-    Stage("unit and property tests", [[*PYTEST, "-n", "2", "tests", "--ignore", "tests/test_browser.py"]]),
+    Stage("unit and property tests", [[*PYTEST, "-n", "2", "tests", *(f"--ignore={path}" for path in IN_BROWSER)]]),
     Stage(
         "notebook linter",
         [[sys.executable, "book/_tools/lint.py"], [sys.executable, "book/_tools/execute.py", "--check"]],
@@ -85,7 +86,7 @@ STAGES = [
     Stage(BOOK, [build()]),
     Stage(
         "pages in a browser",
-        [[*PYTEST, "tests/test_browser.py"]],
+        [[*PYTEST, *IN_BROWSER]],
         skip=lambda: None if chromium() else "no Chromium or Chrome found (install one, or set CHROMIUM=/path/to/it)",
     ),
 ]

@@ -212,12 +212,16 @@
     part("seed").value = (+part("seed").value + 1) >>> 0;
     run();
   });
+  // A new walk for every change; only while t is chosen for a drawing, its noised picture instead. The seed does not wait
+  // for its `change`: that would come with the click on “Sample”, which would then stop the walk it began.
+  const of_drawing = ({ target }) => chosen("from") === "drawing" && (target === part("t") || target.name === "pg-from");
   part("controls").addEventListener("input", (event) => {
     changed();
-    if (chosen("from") === "drawing" && (event.target === part("t") || event.target.name === "pg-from")) preview();
+    if (of_drawing(event)) preview();
+    else if (event.target === part("seed")) run();
   });
   part("controls").addEventListener("change", (event) => {
-    if (chosen("from") !== "drawing" || (event.target !== part("t") && event.target.name !== "pg-from")) run();
+    if (!of_drawing(event) && event.target !== part("seed")) run();
   });
   part("controls").addEventListener("submit", (event) => event.preventDefault());
 
