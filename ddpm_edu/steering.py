@@ -252,7 +252,7 @@ def priorgrad(
 def prior_loss(
     diffusion: GaussianDiffusion, eps_model: EpsModel, x_0: Tensor, t: int | Tensor, eps: Tensor, prior: Gaussian | FullGaussian
 ) -> Tensor:
-    """The mean of (ε - ε_θ)ᵀ Σ⁻¹ (ε - ε_θ) per coordinate: L_simple of the whitened network on whitened data [Lee 2022, Eq. 7].
+    """The mean of (ε - ε_θ)ᵀ Σ⁻¹ (ε - ε_θ) per coordinate: L_simple in white coordinates [Lee 2022, Sec. 3].
 
     `eps` ~ N(0, I) is white; the noise itself is ε = L eps, and x_t = μ + √ᾱ_t (x_0 - μ) + √(1-ᾱ_t) ε.
     """
