@@ -148,3 +148,17 @@ def test_the_curve_goes_into_the_card_beside_what_is_there(tmp_path, monkeypatch
     assert "scale 2.000 recognised" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--images 33"):
         benchmark.main([*line.split(), "--images", "33"])
+
+
+def test_the_shipped_card_has_the_curve():
+    card = weights.read_card(weights.shipped("mnist"))["guidance"]
+    assert [row["scale"] for row in card["curve"]] == [0, 1, 2, 3, 4, 5] and card["command"].startswith(
+        "python benchmarks/guidance.py"
+    )
+    recognised = [row["recognised"] for row in card["curve"]]
+    assert recognised[0] < 0.2 and min(recognised[1:]) > 0.95 and card["real"]["recognised"] > 0.98
+    for row in card["curve"]:
+        p = row["recognised"]
+        assert row["standard_error"] == pytest.approx((p * (1 - p) / card["images"]) ** 0.5, abs=1e-4)
+        assert sum(row["by_class"]["recognised"]) / 10 == pytest.approx(p, abs=1e-4)
+    assert card["curve"][5]["recall"] < card["curve"][1]["recall"]
