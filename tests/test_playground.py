@@ -513,7 +513,8 @@ def test_weights_come_with_this_page_alone(browser, site):  # noqa: F811
     }
     assert len(of_weights[PAGE]) == 3 and of_weights["book/equations.html"] == []
     assert max(of_weights[PAGE]) <= 1_000_000
-    rest = sum(n for url, n in sizes[PAGE].items() if not re.search(r"mathjax|font|\.woff", url))
+    # The weights have their own limit of 1 MB; the rest is held to what every page is, fonts and MathJax apart.
+    rest = sum(n for url, n in sizes[PAGE].items() if not re.search(r"mathjax|font|\.woff|weights\.js", url))
     assert rest <= 1_500_000, rest
 
 
