@@ -10,7 +10,7 @@ export VENV VENV_ARGS TORCH_INDEX
 
 RUN = $(VENV)/bin/python book/_tools
 
-.PHONY: help install book test bench run-chapters index clean
+.PHONY: help install book test bench run-chapters index mutants clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,7 +18,8 @@ help:
 	@echo "make test          check everything: code, equations, chapters, book, pages in a browser"
 	@echo "make bench         time the network and the loop beside their peers (benchmarks/README.md)"
 	@echo "make run-chapters  run every chapter and store its outputs"
-	@echo "make index         write book/equations.md anew from the chapters"
+	@echo "make index         write book/equations.md and book/errata.md anew from the chapters"
+	@echo "make mutants       try wrong versions of the package: is each one noticed?"
 	@echo "make clean         remove _build (not .venv)"
 	@echo
 	@echo "Each sets up .venv when it is missing or when its requirements changed. Options:"
@@ -44,6 +45,10 @@ run-chapters: install
 
 index: install
 	@$(RUN)/index.py
+	@$(RUN)/errata.py
+
+mutants: install
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python tests/mutants.py
 
 clean:
 	rm -rf _build

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpm_edu import NoiseSchedule
+from ddpm_edu import GaussianDiffusion, NoiseSchedule
 from ddpm_edu.gaussian import condition_joint
 from ddpm_edu.routes import chain_joint
 
@@ -142,3 +142,12 @@ def test_bad_input(make, message):
 def test_T_must_be_an_int(T):
     with pytest.raises(TypeError, match="T must be an int"):
         NoiseSchedule.linear(T)
+
+
+def test_snr_is_a_ratio_of_powers():
+    """Of squared signal to noise variance in a noised 1, read off draws' law and not off the tables."""
+    schedule = NoiseSchedule.linear(10, 0.1, 0.5)
+    q = [GaussianDiffusion(schedule).q_marginal(torch.ones((), dtype=torch.float64), t) for t in range(1, 11)]
+    powers = torch.stack([g.mean**2 / g.var for g in q])
+    assert torch.allclose(schedule.snr[1:], powers, rtol=1e-12, atol=0)
+    assert float(schedule.snr[0]) == math.inf

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import chapters
+import errata
 import execute
 import index
 import install
@@ -122,6 +123,14 @@ def test_tolerances_are_written_as_powers():
 
 def test_the_committed_index_is_what_the_chapters_say():
     assert index.main(["--check"]) == 0, "run make index"
+    assert errata.main(["--check"]) == 0, "run make index"
+
+
+def test_the_page_of_slips_shows_the_wrong_the_right_and_the_damage(tiny):
+    text = errata.page([chapters.Chapter(tiny)])
+    (slip,) = errata.slips([chapters.Chapter(tiny)])
+    assert f"*{errata.escaped(slip.what)}*: {errata.escaped(slip.damage)}" in text
+    assert f"Eq. ({slip.tag})" in text and slip.chapter.equations[1].tex in text
 
 
 # Installation -----------------------------------------------------------------------------------------------------

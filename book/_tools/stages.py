@@ -83,6 +83,7 @@ STAGES = [
         [[*PYTEST, *NBVAL]],
         skip=lambda: None if list(ROOT.glob("notebooks/[0-9][0-9]_*.ipynb")) else "there is no chapter yet",
     ),
+    Stage("wrong versions of the package, each to be noticed", [[sys.executable, "tests/mutants.py"]]),
     Stage(BOOK, [build()]),
     Stage(
         "pages in a browser",
