@@ -23,7 +23,7 @@ X0Model = Callable[[Tensor, Tensor], Tensor]
 
 
 def mix(alpha: float | Tensor, prior: Tensor) -> Tensor:
-    """α I + (1 - α) 1 πᵀ: keep the category with probability α, else draw a new one from π = prior [Austin 2021, App. A.2].
+    """α I + (1 - α) 1 πᵀ: keep the category with probability α, else draw a new one from π = prior [Austin 2021, App. A.4].
 
     It is Q_t for α = 1 - β_t, Q̄_t for α = ᾱ_t, and a jump from s to t for α = ᾱ_t/ᾱ_s: products multiply the α's.
     `alpha` in [0, 1] is a number (gives (S, S)) or a tensor (N,) (gives (N, S, S)).
@@ -86,7 +86,7 @@ class DiscreteDiffusion:
         before = torch.cat([torch.ones(1, dtype=torch.float64), bars[:-1]])
         if bool((bars > before).any()) or bool((before == 0).any()):
             raise ValueError(f"alpha_bars must not rise, and only the last may be 0; got {bars.tolist()}")
-        return cls(mix(bars / before, torch.as_tensor(prior)), prior, letters)
+        return cls(mix(torch.cat([before[:1], bars / before]), torch.as_tensor(prior)), prior, letters)
 
     @classmethod
     def uniform(cls, letters: int, alpha_bars: Sequence[float] | Tensor) -> DiscreteDiffusion:
@@ -110,7 +110,7 @@ class DiscreteDiffusion:
         B = torch.as_tensor(integrals, dtype=torch.float64)
         if B.ndim != 1 or not len(B):
             raise ValueError(f"integrals must be a list of numbers, got shape {tuple(B.shape)}")
-        gains = torch.diff(B, prepend=torch.zeros(1, dtype=torch.float64))
+        gains = torch.diff(B, prepend=torch.zeros(2, dtype=torch.float64))  # the first 0 makes Q_0, the identity
         if not bool(((gains >= 0) & gains.isfinite()).all()):
             raise ValueError(f"integrals must be finite, >= 0 and never fall, got {B.tolist()}")
         return cls(torch.linalg.matrix_exp(gains[:, None, None] * R), prior, letters)
@@ -158,9 +158,9 @@ class DiscreteDiffusion:
     def p_step(self, x0_model: X0Model, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
         """p_θ(x_s | x_t) = Σ_{x_0} q(x_s | x_t, x_0) p̃(x_0 | x_t), shape (B, D, S), and p̃ [Austin 2021, Sec. 3.3].
 
-        Each q(x_s | x_t, x_0) has its own denominator, which the paper's Eq. 4 leaves out. An x_0 from which x_t cannot
-        come has no such law; what p̃ gives to it is shared out among the others, so a letter that is not masked stays as it
-        is. Raises ValueError if nothing is left for the others.
+        The paper's Eq. 4 sums q(x_s, x_t | x_0) instead, which fits a p̃ that leaves x_t[d] itself out. An x_0 from which x_t
+        cannot come has no q(x_s | x_t, x_0); what p̃ gives to it is shared out among the others, so a letter that is not
+        masked stays as it is. Raises ValueError if nothing is left for the others.
         """
         x_0_hat = self.predict(x0_model, x_t, t)
         t, s = self._pair(t, s)

@@ -241,6 +241,13 @@ def test_continuous_time():
     assert torch.equal(rates(R), R) and torch.allclose(reverse_rates(R, q).sum(1), torch.zeros(3, dtype=torch.float64))
 
 
+def test_a_first_step_without_noise_is_a_step():
+    assert DiscreteDiffusion.pulled([1.0, 1.0, 0.5], [0.5, 0.5]).T == 2  # ᾱ_0, and two steps
+    R = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
+    chain = DiscreteDiffusion.from_rates(R, [0.0, 0.5, 1.0], [0.5, 0.5])
+    assert chain.T == 3 and np.allclose(chain.Q_bars[[1, 3]], [np.eye(2), expm(R.numpy())], atol=1e-13)
+
+
 def test_training_through_the_bound_has_finite_gradients():
     mask = CHAINS["mask"]
     logits = torch.zeros(1, 2, 2, dtype=torch.float64, requires_grad=True)

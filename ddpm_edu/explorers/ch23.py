@@ -47,8 +47,8 @@ def independence_explorer() -> Explorer:
         )
         right = Panel(
             "The price of independence",
-            "A curve that falls as the number of steps grows, by half for each doubling, and a dot on it at the chosen number. "
-            "It is higher the more the letters repeat, and zero if they do not.",
+            "A curve that falls as the number of steps grows, in the end by about half for each doubling, and a dot on it at "
+            "the chosen number. It is higher the more the letters repeat, and zero if they do not.",
             (0, 17),
             (0, 1.3),
             [
