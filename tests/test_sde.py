@@ -178,3 +178,11 @@ ONE = torch.ones(3)
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_drift_is_the_slope_of_the_mean():
+    """Without noise x follows the mean √ᾱ(t) x_0, so f is its derivative, by finite differences."""
+    sde, x_0, h = VPSDE(), torch.tensor([2.0, -1.0], dtype=torch.float64), 1e-5
+    for t in (0.1, 0.5, 0.9):
+        mean = [sde.q_marginal(x_0, t + k * h).mean for k in (-1, 0, 1)]
+        assert torch.allclose(sde.drift(mean[1], t), (mean[2] - mean[0]) / (2 * h), rtol=1e-7, atol=0)
