@@ -196,7 +196,7 @@ def _ends(high: float, low: float) -> tuple[float, float]:
 
 
 def _times(t: Tensor) -> Tensor:
-    """Times in [0, 1], as float64 where they have no gradient to carry in another dtype."""
+    """Times in [0, 1], in float64: near the ends a curve is steep. Gradients pass."""
     if not isinstance(t, Tensor) or not t.is_floating_point():
         raise TypeError(f"t must be a floating tensor of times in [0, 1], got {getattr(t, 'dtype', type(t).__name__)}")
     if not bool(((t >= 0) & (t <= 1)).all()):  # NaN fails too

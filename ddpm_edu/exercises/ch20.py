@@ -59,13 +59,15 @@ grade_20_3 = Exercise(
     inputs=[(3, 0.9, 0.1), (6, 0.9999, 4e-5), (10, 0.999, 0.01)],
     answer=_between(lambda a: math.log(1 - a), lambda y: 1 - y.exp()),
     slips={
-        "ᾱ itself in equal steps makes the last ratio far too large": _between(lambda a: a, lambda y: y),
+        "ᾱ itself in equal steps makes the first interval, at the data's end, far too dear": _between(lambda a: a, lambda y: y),
         "you made ᾱ geometric; look at which quantity has the fixed product": _between(math.log, torch.exp),
-        "you made S geometric, not 1 + S; at small S that wastes steps": _between(lambda a: math.log(_snr(a)), torch.sigmoid),
+        "you made S geometric; at small S that wastes steps": _between(lambda a: math.log(_snr(a)), torch.sigmoid),
         "the values are right, in the wrong order: step 1 is the data's end": _between(
             lambda a: math.log(1 - a), lambda y: (1 - y.exp()).flip(0)
         ),
-        "1 + S in equal steps is not in equal ratios": _between(lambda a: 1 / (1 - a), lambda y: 1 - 1 / y),
+        "equal steps of 1 + S: what has a fixed product wants something else than what has a fixed sum": _between(
+            lambda a: 1 / (1 - a), lambda y: 1 - 1 / y
+        ),
     },
     praise="every step brings the same information",
 )

@@ -66,7 +66,7 @@ def snr_explorer() -> Explorer:
         )
         right = Panel(
             "Paid, and received",
-            "Nats against log SNR. The grey curve of information rises from 0 to about 2 and is the same for every schedule. "
+            "Nats against log SNR. The grey curve of information rises from 0 to about 2.4 and is the same for every schedule. "
             "The line of what was paid starts with it and rises above; with more intervals it comes down to the grey curve.",
             (-7, 7),
             (0, 8.5),
