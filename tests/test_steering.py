@@ -201,3 +201,14 @@ MASK = torch.ones(4, 4, dtype=torch.bool)
 def test_refusals(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_small_steps_come_to_the_limit(repeats):
+    """A pair of correlation 0.6, one of them known: two routes to what replacing makes of the other."""
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(2000, 5e-5, 0.01))
+    data = FullGaussian(torch.zeros(2, dtype=torch.float64), torch.tensor([[1.0, 0.6], [0.6, 1.0]], dtype=torch.float64))
+    P, y = torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64)), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    M, V = steered_moments(diffusion, data, y, P, repeats=repeats)
+    slope, variance = replacement_limit(0.6, repeats)
+    assert float(M[1]) == pytest.approx(slope, abs=5e-3) and float(V[1, 1]) == pytest.approx(variance, abs=5e-3)
