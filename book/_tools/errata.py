@@ -11,7 +11,6 @@ equation it belongs to, the wrong versions of the package from tests/mutants.yml
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chapters import ROOT, Chapter, chapters
+from index import write_or_check
 
 PAGE = ROOT / "book" / "errata.md"
 REGISTER = ROOT / "tests" / "mutants.yml"
@@ -175,17 +175,7 @@ def escaped(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="fail when the page is not what the chapters say")
-    options = parser.parse_args(arguments)
-    text = page(chapters())
-    if options.check:
-        stale = not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text
-        print(f"{PAGE.relative_to(ROOT)} is {'stale: run make index' if stale else 'up to date'}")
-        return int(stale)
-    PAGE.write_text(text, encoding="utf-8", newline="\n")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
-    return 0
+    return write_or_check(PAGE, page(chapters()), __doc__.split("\n")[0], arguments)
 
 
 if __name__ == "__main__":

@@ -95,18 +95,21 @@ def documented() -> set[str]:
     return set(re.findall(r"automodule:: ddpm_edu\.(\w+)", (ROOT / "book" / "api.md").read_text(encoding="utf-8")))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def write_or_check(page: Path, text: str, about: str, arguments: list[str] | None) -> int:
+    """The command line of a generated page: write it, or with --check say whether it is what would be written."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--check", action="store_true", help="fail when the page is not what the chapters say")
-    options = parser.parse_args(arguments)
-    text = page(chapters())
-    if options.check:
-        stale = not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text
-        print(f"{PAGE.relative_to(ROOT)} is {'stale: run make index' if stale else 'up to date'}")
+    if parser.parse_args(arguments).check:
+        stale = not page.is_file() or page.read_text(encoding="utf-8") != text
+        print(f"{page.relative_to(ROOT)} is {'stale: run make index' if stale else 'up to date'}")
         return int(stale)
-    PAGE.write_text(text, encoding="utf-8", newline="\n")
-    print(f"wrote {PAGE.relative_to(ROOT)}")
+    page.write_text(text, encoding="utf-8", newline="\n")
+    print(f"wrote {page.relative_to(ROOT)}")
     return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return write_or_check(PAGE, page(chapters()), __doc__.split("\n")[0], arguments)
 
 
 if __name__ == "__main__":
