@@ -183,13 +183,14 @@ def steered_moments(
     if real(P, "P").shape != (n, n) or real(y, "y").ndim not in (1, 2) or y.shape[-1] != n:
         raise ValueError(f"want y (n,) or (B, n) and P (n, n) with n = {n}; got y {tuple(y.shape)}, P {tuple(P.shape)}")
     visited = diffusion.schedule.steps(steps)
+    count(repeats, "repeats")
     one = torch.eye(n, dtype=like.dtype, device=like.device)
     rest, M, V = one - P, torch.zeros_like(y), one
     for t, s in pairwise(visited):
         alpha, noise = bars[t] / bars[s], (sigma2 or diffusion.sigma2_beta)(like, t, s) if s > 0 else 0.0
         Sigma_t, Sigma_s = (bars[k] * data.cov + (1 - bars[k]) * one for k in (t, s))
         G = alpha.sqrt() * torch.linalg.solve(Sigma_t, Sigma_s).T
-        for again in reversed(range(count(repeats, "repeats") if s > 0 else 1)):
+        for again in reversed(range(repeats if s > 0 else 1)):
             down = bars[s].sqrt() * like + (M - bars[t].sqrt() * like) @ G.T
             M = down @ rest.T + bars[s].sqrt() * y @ P.T
             V = rest @ (G @ V @ G.T + noise * one) @ rest.T + (1 - bars[s]) * P @ P.T

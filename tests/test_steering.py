@@ -192,6 +192,7 @@ MASK = torch.ones(4, 4, dtype=torch.bool)
         (lambda: inpaint(DIFFUSION, odd, X, X, MASK, repeats=0), ValueError, "repeats = 0"),
         (lambda: inpaint(DIFFUSION, odd, X, X, MASK, steps=[4, 2]), ValueError, "end in 0"),
         (lambda: steered_moments(DIFFUSION, FullGaussian(MEAN, COV), MEAN, torch.eye(3)), ValueError, "P \\(3, 3\\)"),
+        (lambda: steered_moments(DIFFUSION, FullGaussian(MEAN, COV), MEAN, COV, [4, 0], repeats=0), ValueError, "repeats = 0"),
         (lambda: replacement_limit(1.0), ValueError, "rho = 1.0"),
         (lambda: FullGaussian(MEAN, -COV), ValueError, "positive definite"),
         (lambda: whitened(odd, Gaussian(MEAN, torch.tensor([1.0, 0.0]))), ValueError, "positive definite"),
