@@ -11,10 +11,10 @@ from scipy.stats import norm
 
 from ddpm_edu.explorers.ch21 import guidance_explorer
 
-SCALES = [0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0]
+SCALES = [0.0, 1.0, 1.5, 2.0, 3.0, 5.0]
 MEANS = np.array([-1.3, -0.35, 0.35, 1.3])
 ALPHA_BARS = np.concatenate([[1.0], np.cumprod(1 - BETAS["linear"])])
-VISITED = [(1000 * k + 15) // 30 for k in range(30, -1, -1)]
+VISITED = [50 * k for k in range(20, -1, -1)]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def walk(g, x, noise=None):
     return x
 
 
-@pytest.mark.parametrize("k", [0, 1, 4, 6])
+@pytest.mark.parametrize("k", [0, 1, 4, 5])
 def test_the_tilted_law(page, k):
     shown = numbers(page(k, 0))
     Z, mean = (quad(lambda x, p=p: x**p * tilt(x, SCALES[k]), -5, 5, limit=200)[0] for p in (0, 1))

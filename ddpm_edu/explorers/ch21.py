@@ -15,13 +15,13 @@ from ..schedules import NoiseSchedule
 from .base import Choice, Explorer, Frame, Line, Panel, Slider, sig
 
 
-def guidance_explorer(steps: int = 30) -> Explorer:
+def guidance_explorer(steps: int = 20) -> Explorer:
     """Slide the guidance scale, choose the sampler: its law on a line beside p(x | y) and the tilted density."""
     diffusion = GaussianDiffusion(NoiseSchedule.linear())
     data = GaussianMixture([0.25] * 4, [-1.3, -0.35, 0.35, 1.3], [0.08] * 4)
     oracle = ClassOracle(data, diffusion, torch.tensor([0, 0, 1, 1]))
     visited = diffusion.schedule.steps(steps)
-    scales = [0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0]
+    scales = [0.0, 1.0, 1.5, 2.0, 3.0, 5.0]
     names = ["ancestral", "DDIM"]
     u = grid(-6, 6, 2401)
     shown = slice(500, 2101, 10)  # from -3.5 to 4.5
