@@ -133,7 +133,7 @@ def page(book: list[Chapter]) -> str:
     found, mutants = slips(book), yaml.safe_load(REGISTER.read_text(encoding="utf-8"))
     of = {habit: [s for s in found if s.habit == habit] for habit in range(len(HABITS))}
     count = (
-        f"{len(found)} wrong formulas, found in the wild and refuted by number in {len({s.chapter for s in found})} chapters."
+        f"{len(found)} wrong formulas and claims, each refuted by number, from {len({s.chapter for s in found})} chapters."
     )
     parts = [HEAD.format(count=count)]
     parts += [section(HABITS[habit], of[habit], book) for habit in of if of[habit]]
