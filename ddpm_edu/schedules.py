@@ -128,7 +128,7 @@ class NoiseSchedule:
 
     @classmethod
     def cosine(cls, T: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
-        """ᾱ_t = f(t) / f(0) with f(t) = cos²(π/2 · (t/T + offset) / (1 + offset)) [Nichol 2021, Eqs. 16-17].
+        """ᾱ_t = f(t) / f(0) with f(t) = cos²(π/2 · (t/T + offset) / (1 + offset)) [Nichol 2021, Eq. 17].
 
         β_t is clipped at `max_beta`: f(T) = 0 would make β_T = 1 and 1/√α_T infinite.
         """
