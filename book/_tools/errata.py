@@ -132,9 +132,7 @@ def slips(book: list[Chapter]) -> list[Slip]:
 def page(book: list[Chapter]) -> str:
     found, mutants = slips(book), yaml.safe_load(REGISTER.read_text(encoding="utf-8"))
     of = {habit: [s for s in found if s.habit == habit] for habit in range(len(HABITS))}
-    count = (
-        f"{len(found)} wrong formulas and claims, each refuted by number, from {len({s.chapter for s in found})} chapters."
-    )
+    count = f"{len(found)} wrong formulas and claims, each refuted by number, from {len({s.chapter for s in found})} chapters."
     parts = [HEAD.format(count=count)]
     parts += [section(HABITS[habit], of[habit], book) for habit in of if of[habit]]
     return "\n".join([*parts, register(mutants)])
