@@ -44,7 +44,7 @@ def test_the_weight_file_can_be_used_without_its_card(saved):
 
 def test_mlp_too(tmp_path):
     weights.save(tmp_path / "m.safetensors", MLP(width=8, layers=1), {})
-    assert weights.load(tmp_path / "m.safetensors")[0].config == {"dim": 2, "width": 8, "layers": 1}
+    assert weights.load(tmp_path / "m.safetensors")[0].config == {"dim": 2, "width": 8, "layers": 1, "learned_variance": False}
 
 
 def test_missing(tmp_path):
