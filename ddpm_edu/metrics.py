@@ -335,8 +335,7 @@ def class_quality(
     if len(samples) < half:
         raise ValueError(f"samples has {len(samples)} images; a fair comparison with half of the real ones needs {half}")
     seen = lambda x: torch.cat([judge.probabilities(part) for part in x.split(500)]).argmax(1)  # noqa: E731
-    features = lambda x: torch.cat([judge.features(part) for part in x.split(500)])  # noqa: E731
-    of_samples, of_real = features(samples[:half]), features(real_images)
+    of_samples, of_real = _features(judge, samples[:half]), _features(judge, real_images)
     generator, pairs = torch.Generator().manual_seed(0), []
     for _ in range(4):
         a, b = torch.randperm(len(real_images), generator=generator)[: 2 * half].split(half)

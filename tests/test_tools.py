@@ -79,12 +79,18 @@ def test_the_chapters_outputs_are_in_the_normal_form():
 def test_the_reader_finds_what_a_chapter_says(tiny):
     chapter = chapters.Chapter(tiny)
     assert [e.tag for e in chapter.equations] == ["5.1", "5.2"]
-    assert [e.tex for e in chapter.equations] == [r"\alpha_t = 1 - \beta_t", r"= \bar\alpha_{t-1}\,\alpha_t"]
+    whole = r"\bar\alpha_t = \alpha_1 \cdots \alpha_t = \bar\alpha_{t-1}\,\alpha_t"
+    assert [e.tex for e in chapter.equations] == [r"\alpha_t = 1 - \beta_t", whole]
     assert {tag for _, tag in chapter.references} == {"5.1", "5.2"}
     check, refute = chapter.checks
     assert (check.kind, check.tag, check.route, check.tolerance) == ("check", "5.2", "recursion", "1e-12")
     assert (refute.kind, refute.tag) == ("refute", "5.2")
     assert chapter.summary[1].code == ["NoiseSchedule.alpha_bars"] and chapter.summary[0].source == "Ho 2020, Sec. 2"
+
+
+def test_an_equation_of_several_lines_is_read_whole_and_with_its_left_side():
+    block = r"\begin{align*} a&=b \tag{1.1}\\ &=c+\\ &\quad d,\qquad&e&=f \tag{1.2}\\ \left(g\right)&=h \tag{1.3} \end{align*}"
+    assert dict(chapters._tagged(block)) == {"1.1": "a =b", "1.2": r"a =c+ \quad d,\qquad e =f", "1.3": r"\left(g\right) =h"}
 
 
 @pytest.mark.parametrize(

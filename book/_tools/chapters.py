@@ -198,13 +198,20 @@ def _cells(line: str) -> list[str]:
 
 
 def _tagged(source: str) -> Iterator[tuple[str, str]]:
-    """(tag, TeX) for every tagged equation of a markdown cell; of a multi-line block, the tagged line."""
+    """(tag, TeX) for every tagged equation of a markdown cell, readable on its own.
+
+    In a block of several lines these are the lines since the last tag; where they begin with a relation, the block's own
+    left side stands before it.
+    """
     blocks = re.findall(r"\$\$(.+?)\$\$|\\begin\{(align\*?)\}(.+?)\\end\{\2\}", source, flags=re.S)
     for dollars, _, aligned in blocks:
+        left, since = aligned.split("&")[0], ""
         for line in re.split(r"\\\\(?:\[[^\]]*\])?", aligned) if aligned else [dollars]:
+            since += " " + TAG.sub("", line)
             for tag in TAG.findall(line):
-                tex = TAG.sub("", line).strip()
-                yield tag, " ".join((tex.replace("&", "") if aligned else tex).split())
+                tex = " ".join((since.replace("&", " ") if aligned else since).split())
+                yield tag, f"{left.strip()} {tex}" if aligned and re.match(r"=|\\(le|ge|approx)(?![a-z])", tex) else tex
+                since = ""
 
 
 # What the package offers -----------------------------------------------------------------------------------------

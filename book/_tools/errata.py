@@ -40,11 +40,17 @@ fails if the wrong formula ever comes close to the right one.
 # Each habit: its heading, where it comes from, and the words by which a slip is known to be of it. The first that fits wins.
 HABITS = [
     (
+        "True only sometimes",
+        "A statement that holds for one data set, in one limit, or for one part of a network is repeated as a law.",
+        r"as a bound at every|irrespective|as good as|more diverse|the bound holds|beats|knows only|every Gaussian|"
+        r"Algorithm 2 repeated|clip = 1|no parameters|is that of the data|instead of repeated|is a better model",
+    ),
+    (
         "Noise that is shared, stale, or too much",
         "Every step and every coordinate needs noise of its own, and an answer needs none. In code a variable named `eps` is "
         "reused, a generator is seeded twice, or `randn` is called where a draw already exists. Such samples often keep the "
         "right variance, so that only a correlation or a fourth moment shows it.",
-        r"no fresh|one ε|same ε|one z\b|same noise|same seed|randn|noise at t|noise added|no noise|noise on",
+        r"no fresh|fresh noise|one ε|same ε|one z\b|same noise|same seed|randn|noise at t|noise added|no noise|noise on",
     ),
     (
         "In the network and the loop",
@@ -73,7 +79,7 @@ HABITS = [
         "KL is not symmetric, a score points up the density, a loss is minus a log-likelihood. Each is right in one text's "
         "convention and copied into another's.",
         r"minus|\bsign\b|sign turned|upside|denominator|1/β|swapped|exchanged|reversed|KL\(|limits|wrong way|divided where|"
-        r"turned|backwards|transposed",
+        r"turned|backwards|transposed|not subtracted|inverted",
     ),
     (
         "Factors and constants that were dropped",
@@ -96,8 +102,9 @@ HABITS = [
         r"digits|copies|n = |estimate|precision|neighbour|draws|loss|bootstrap|bits|diagonal|covariances|models?\b|variance 1 ",
     ),
     (
-        "True only sometimes",
-        "A statement that holds for one data set, one limit, or one part of a network is repeated as a law.",
+        "One thing in the place of another",
+        "Two quantities that look alike, or that are computed side by side, are exchanged: the gradient of p and of log p, an "
+        "error of ε and one of x_0, the level of a state and that of its neighbour, a part of the picture and the rest.",
         r"",
     ),
 ]
@@ -144,7 +151,7 @@ def section(habit: tuple[str, str, str], found: list[Slip], book: list[Chapter])
     lines = [f"## {heading}", "", why, ""]
     for tag in sorted({s.tag for s in found}, key=lambda tag: [int(n) for n in tag.split(".")]):
         of_tag = [s for s in found if s.tag == tag]
-        right = f": ${tex[tag]}$" if tag in tex else ""
+        right = ": $" + re.sub(r"^\\iff(\\quad)?\s*", "", tex[tag]) + "$" if tag in tex else ""
         lines += [f"Eq. ({tag}), [{of_tag[0].chapter.title}](../notebooks/{of_tag[0].chapter.path.name}){right}", ""]
         lines += [f"- *{escaped(s.what)}*: {escaped(s.damage)}" for s in of_tag] + [""]
     return "\n".join(lines)
