@@ -81,6 +81,8 @@ def run_train(args: argparse.Namespace) -> int:
             where = checkpoints.folder
             raise Refused(f"{where} holds an unfinished run: add --resume to go on with it, or delete it to start anew")
         state = TrainState(_config(args), device)
+        if args.start is not None:
+            state.begin_with(args.start)
     else:
         of = checkpoints.folder if args.resume == Path() else args.resume
         state = TrainState.load(of, device) if of.is_file() else Checkpoints(of).load(device)
@@ -139,6 +141,8 @@ def run_train(args: argparse.Namespace) -> int:
         "cpu_seconds": round(state.cpu_seconds, 1),  # over the threads: what the wall time would be on cores that are free
         "loss_curve": [[step, round(loss, 5)] for step, loss in state.loss_curve],
     }
+    if state.history:
+        card["history"] = state.history
     weights.save(out, state.ema_network, card, getattr(torch, config.stored))
     print(f"{out} and {weights.card_path(out).name} written after {state.seconds / 60:.1f} minutes of training")
     if checkpoints.path(state.step).exists():  # not when a finished run was taken from elsewhere
@@ -201,6 +205,8 @@ def _refuse_changes(args: argparse.Namespace, config: TrainConfig) -> None:
             raise Refused(
                 f"--{name.replace('_', '-')} {asked} contradicts the run to resume, which has {name} = {getattr(config, name)}"
             )
+    if args.start is not None:
+        raise Refused("--start has no meaning with --resume: the checkpoint holds the weights")
     if args.preset is not None:
         raise Refused("--preset has no meaning with --resume: the checkpoint holds the configuration")
 
@@ -556,6 +562,7 @@ def _parser() -> argparse.ArgumentParser:
     of.add_argument(
         "--resume", type=Path, nargs="?", const=Path(), help="checkpoint, or folder of them, to go on with (default: --out's)"
     )
+    of.add_argument("--start", type=Path, help="weights to begin with instead of random ones: fine-tuning")
     of.add_argument("--save-every", type=_whole(1), metavar="STEPS", help="steps between checkpoints (default: a tenth of all)")
     of.add_argument("--tensorboard", type=Path, metavar="DIR", help="write scalars of every step and sample grids there")
     of.add_argument("--grid-every", type=_whole(1), metavar="STEPS", help="steps between sample grids (default: --save-every)")

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -35,7 +35,7 @@ from torch.optim.swa_utils import AveragedModel
 from ._args import as_steps, count, number, real
 from .config import PRESETS, TrainConfig  # noqa: F401
 from .diffusion import EpsModel, GaussianDiffusion, LearnedVariance
-from .weights import WeightsError, build_network, load_into, read_tensors, write_tensors
+from .weights import WeightsError, build_network, load_into, read_card, read_tensors, write_tensors
 
 
 class Data(Protocol):
@@ -146,6 +146,7 @@ class TrainState:
         self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0  # time as the clock and as the processors count it
         self.loss_curve: list[tuple[int, float]] = []  # (step, mean loss since the entry before), about 100 entries
         self.fixed_curve: list[tuple[int, float]] = []  # (step, loss of the averaged network on a draw that never changes)
+        self.history: list[dict[str, Any]] = []  # the cards of the runs that made the weights it began with
         self._recent: list[float] = []
         with _seeded(self.device, config.seed, "weights"):
             self.network = build_network(**config.network).to(self.device)
@@ -167,6 +168,16 @@ class TrainState:
     def ema_network(self) -> nn.Module:
         """The network with averaged weights, the one to sample from."""
         return self.ema.module.eval()
+
+    def begin_with(self, path: str | Path) -> None:
+        """Fine-tune: take over trained weights, in the network and in its average, and remember their card."""
+        if self.step:
+            raise ValueError(f"this run is at step {self.step}; only at step 0 can it begin with the weights of {path}")
+        tensors, _ = read_tensors(path)
+        for network in (self.network, self.ema.module):
+            load_into(network, tensors, path)
+        earlier = {"file": Path(path).name, **read_card(path)}
+        self.history = [*earlier.pop("history", []), earlier]
 
     def record(self, loss: float) -> None:
         """Add a loss to the curve."""
@@ -217,6 +228,7 @@ class TrainState:
             "cpu_seconds": self.cpu_seconds,
             "loss_curve": self.loss_curve,
             "fixed_curve": self.fixed_curve,
+            "history": self.history,
             "recent": self._recent,
             "scaler": self.scaler.state_dict(),
         }
@@ -236,6 +248,7 @@ class TrainState:
             state.seconds, state.cpu_seconds = numbers["seconds"], numbers["cpu_seconds"]
             state.loss_curve = [(step, loss) for step, loss in numbers["loss_curve"]]
             state.fixed_curve = [(step, loss) for step, loss in numbers.get("fixed_curve", [])]
+            state.history = numbers.get("history", [])
             if state.scaler.is_enabled():
                 state.scaler.load_state_dict(numbers["scaler"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

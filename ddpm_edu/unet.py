@@ -235,7 +235,11 @@ class UNet(nn.Module):
         if self.classes is not None:
             time = time + self.classes(torch.full_like(t, config["classes"]) if y is None else y)
         time = F.silu(time)
-        h = self.first(x_t)
+        device = x_t.device.type
+        with torch.autocast(device, enabled=False):  # bfloat16's steps near ±1 are as large as the noise of x_1
+            h = self.first(x_t.to(self.first.weight.dtype))
+        if torch.is_autocast_enabled(device):
+            h = h.to(torch.get_autocast_dtype(device))
         kept = [h]
         for block in self.down:
             h = self._run(block, h, time)
