@@ -84,9 +84,9 @@ _SMALL = {"kind": "UNet", "channels": 1, "base": 32, "blocks": 1}
 
 _DIGITS = TrainConfig(
     data="digits",
-    network={**_SMALL, "size": 8, "multipliers": [1, 2], "attention": [4], "dropout": 0.1},
+    network={**_SMALL, "size": 8, "base": 16, "multipliers": [1, 2, 2], "attention": [4], "dropout": 0.05},
     schedule="cosine",
-    steps=2800,
+    steps=4000,
     batch=128,
     lr=2e-3,
     warmup=200,
@@ -99,7 +99,12 @@ _DIGITS = TrainConfig(
 PRESETS = {
     "digits": _DIGITS,
     # small enough to run inside a web page
-    "playground": replace(_DIGITS, network={**_DIGITS.network, "base": 20, "classes": 10}, steps=5000, stored="float16"),
+    "playground": replace(
+        _DIGITS,
+        network={**_DIGITS.network, "base": 20, "multipliers": [1, 2], "dropout": 0.1, "classes": 10},
+        steps=5000,
+        stored="float16",
+    ),
     "mnist": TrainConfig(
         data="mnist",
         network={**_SMALL, "size": 28, "multipliers": [1, 2, 3], "attention": [7], "classes": 10},
