@@ -10,12 +10,13 @@ export VENV VENV_ARGS TORCH_INDEX
 
 RUN = $(VENV)/bin/python book/_tools
 
-.PHONY: help install book test bench run-chapters index mutants clean
+.PHONY: help install book test test-all bench run-chapters index mutants clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book          build the book as HTML (_build/html/index.html)"
 	@echo "make test          check everything: code, equations, chapters, book, pages in a browser"
+	@echo "make test-all      the same and what takes hours: every chapter as Colab runs it, and again byte for byte"
 	@echo "make bench         time the network and the loop beside their peers (benchmarks/README.md)"
 	@echo "make run-chapters  run every chapter and store its outputs"
 	@echo "make index         write book/equations.md and book/errata.md anew from the chapters"
@@ -36,6 +37,9 @@ book: install
 
 test: install
 	@$(RUN)/stages.py test
+
+test-all: install
+	@$(RUN)/stages.py test-all
 
 bench: install
 	@$(VENV)/bin/python benchmarks/bench.py

@@ -69,6 +69,27 @@ def test_a_failing_cell_leaves_the_file_alone(tmp_path, capsys):
     assert execute.main([str(tmp_path / "none.ipynb")]) == 1
 
 
+def test_again_sees_every_byte_of_text_and_lets_a_picture_be(tmp_path, capsys):
+    code = "import os\nprint('run')\nprint('by', os.environ.get('RUN_BY', 'me'))"
+    path = write_chapter(tmp_path / "06_run.ipynb", [("code", code, {})])
+    execute.run(path)
+    before = path.read_bytes()
+    assert execute.main(["--again", str(path)]) == 0
+    path.write_bytes(before.replace(b"by me", b"by you"))
+    capsys.readouterr()
+    assert execute.main(["--again", str(path)]) == 1
+    assert "cell 0: stored 'by you', now 'by me'" in capsys.readouterr().out
+    assert b"by you" in path.read_bytes()  # nothing was written
+
+    def drawn(png, plain="<Figure>"):
+        output = nbformat.v4.new_output("display_data", {"image/png": png, "text/plain": plain})
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", id="a", outputs=[output])])
+
+    assert execute.differences(drawn("AA"), drawn("AA")) == ([], [])
+    assert execute.differences(drawn("AA"), drawn("BB")) == ([], [0])
+    assert len(execute.differences(drawn("AA"), drawn("AA", "<Axes>"))[0]) == 1
+
+
 def test_the_chapters_outputs_are_in_the_normal_form():
     assert execute.main(["--check"]) == 0
 

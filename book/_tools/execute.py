@@ -5,6 +5,7 @@ Usage:
     python book/_tools/execute.py                      run every notebook of notebooks/
     python book/_tools/execute.py notebooks/05_*.ipynb run these
     python book/_tools/execute.py --check              run nothing; fail where a file is not in the normal form
+    python book/_tools/execute.py --again              run, write nothing; fail where a byte of text differs from the file
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import os
 import sys
 import time
+from itertools import zip_longest
 from pathlib import Path
 
 import nbformat
@@ -53,6 +55,11 @@ def text(nb: nbformat.NotebookNode) -> str:
 
 def run(path: Path, timeout: int = 300) -> None:
     """Run one notebook in its own folder and write the outputs back. Raises CellExecutionError, writing nothing."""
+    write(path, text(executed(path, timeout)))
+
+
+def executed(path: Path, timeout: int = 300) -> nbformat.NotebookNode:
+    """The notebook with the outputs of a run in its own folder, in the normal form; the file stays as it is."""
     nb = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.resolve().parent)}}
     client = NotebookClient(nb, timeout=timeout, kernel_name="python3", resources=resources)
@@ -60,7 +67,35 @@ def run(path: Path, timeout: int = 300) -> None:
     client.coalesce_streams = True
     client.extra_arguments = ["--log-level=ERROR"]  # the kernel's own remarks
     client.execute()
-    write(path, text(normalise(nb)))
+    return normalise(nb)
+
+
+def differences(stored: nbformat.NotebookNode, fresh: nbformat.NotebookNode) -> tuple[list[str], list[int]]:
+    """Where a second run says something else, a sentence for each cell; and the cells that only draw another picture.
+
+    Text and HTML must agree byte for byte on every machine; the pixels of a picture depend on fonts and processors.
+    """
+    faults, drawn = [], []
+    if [cell.source for cell in stored.cells] != [cell.source for cell in fresh.cells]:
+        return ["the two notebooks have other cells"], []
+    for k, (old, new) in enumerate(zip(stored.cells, fresh.cells)):
+        old_said, new_said = _said(old), _said(new)
+        if old_said != new_said:
+            lines = [[line for _, said in of for line in said.splitlines()] for of in (old_said, new_said)]
+            was, now = next((pair for pair in zip_longest(*lines) if pair[0] != pair[1]), ("the same lines", "of other kinds"))
+            faults.append(f"cell {k}: stored {was!r:.200}, now {now!r:.200}")
+        elif old.get("outputs") != new.get("outputs"):
+            drawn.append(k)
+    return faults, drawn
+
+
+def _said(cell: nbformat.NotebookNode) -> list[tuple[str, str]]:
+    """What a cell's outputs say, as (kind, text); of a picture only that it is there."""
+    said = []
+    for output in cell.get("outputs", []):
+        parts = {output.name: output.text} if output.output_type == "stream" else output.get("data", {})
+        said += [(kind, "" if kind.startswith("image/") else str(part)) for kind, part in sorted(parts.items())]
+    return said
 
 
 def write(path: Path, content: str) -> None:
@@ -103,6 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
     parser.add_argument("--check", action="store_true", help="run nothing; fail where a file is not in the normal form")
+    parser.add_argument("--again", action="store_true", help="write nothing; fail where a byte of text differs from the file")
     parser.add_argument("--timeout", type=int, default=300, help="seconds a cell may take (default 300)")
     options = parser.parse_args(arguments)
     os.environ.setdefault("PYTHONHASHSEED", "0")  # the order of a printed set is the same in every run
@@ -119,13 +155,23 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"✗ {path}: not in the normal form; run python book/_tools/execute.py {path}")
                 failed += 1
             continue
+        drawn: list[int] = []
         try:
-            run(path, options.timeout)
+            if options.again:
+                stored = nbformat.read(path, as_version=4)
+                faults, drawn = differences(stored, executed(path, options.timeout))
+                if faults:
+                    print(f"✗ {path}: a second run says something else", *faults, sep="\n    ", flush=True)
+                    failed += 1
+                    continue
+            else:
+                run(path, options.timeout)
         except CellExecutionError as error:
             print(f"✗ {path}: a cell failed, nothing was written\n{error}")
             failed += 1
         else:
-            print(f"✓ {path} · {time.perf_counter() - started:.0f} s")
+            pictures = f" · pictures with other pixels: cells {', '.join(map(str, drawn))}" if drawn else ""
+            print(f"✓ {path} · {time.perf_counter() - started:.0f} s{pictures}", flush=True)
     if options.check and not failed:
         print(f"{len(paths)} notebook(s) in the normal form")
     return 1 if failed else 0

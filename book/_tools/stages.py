@@ -1,4 +1,4 @@
-"""What `make book` and `make test` do once .venv is there: stages, each with a plain verdict and its time."""
+"""What `make book`, `make test` and `make test-all` do once .venv is there: stages, each with a plain verdict and its time."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ PAGE = ROOT / "_build" / "html" / "index.html"
 BOOK = "book, warnings as errors"
 PY = [sys.executable, "-m"]
 PYTEST = [*PY, "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
+FAST = ["-m", "not slow"]
 IN_BROWSER = ["tests/test_browser.py", "tests/test_playground.py"]  # these need the built book
 NBVAL = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "-n", "2", "--dist", "loadfile", "notebooks"]
 
@@ -73,7 +74,7 @@ class Stage:
 
 STAGES = [
     Stage("lint and types", [[*PY, "ruff", "check"], [*PY, "ruff", "format", "--check"], [*PY, "mypy"]]),
-    Stage("unit and property tests", [[*PYTEST, "-n", "2", "tests", *(f"--ignore={path}" for path in IN_BROWSER)]]),
+    Stage("unit and property tests", [[*PYTEST, *FAST, "-n", "2", "tests", *(f"--ignore={path}" for path in IN_BROWSER)]]),
     Stage(
         "notebook linter",
         [[sys.executable, "book/_tools/lint.py"], [sys.executable, "book/_tools/execute.py", "--check"]],
@@ -87,13 +88,19 @@ STAGES = [
     Stage(BOOK, [build()]),
     Stage(
         "pages in a browser",
-        [[*PYTEST, *IN_BROWSER]],
+        [[*PYTEST, *FAST, *IN_BROWSER]],
         skip=lambda: None if chromium() else "no Chromium or Chrome found (install one, or set CHROMIUM=/path/to/it)",
     ),
 ]
 
+# What takes hours on two cores, after everything else has passed.
+LONG = [
+    Stage("slow tests", [[*PYTEST, "-m", "slow", "-n", "2", "--dist", "loadfile", "tests"]]),
+    Stage("every chapter run again, byte for byte", [[sys.executable, "book/_tools/execute.py", "--again"]]),
+]
 
-def test(stages: list[Stage]) -> int:
+
+def test(stages: list[Stage], command: str = "make test") -> int:
     started = time.monotonic()
     failed = None
     for stage in stages:
@@ -103,7 +110,7 @@ def test(stages: list[Stage]) -> int:
     total = {word: sum(s.counts.get(word, 0) for s in stages) for word in ("passed", "failed", "skipped")}
     if failed:
         at = f"stage {stages.index(failed) + 1} of {len(stages)}, {failed.name}"
-        print(f"make test stopped at {at}: see above.")
+        print(f"{command} stopped at {at}: see above.")
     skipped = f", {total['skipped']} skipped" if total["skipped"] else ""
     print(f"took {duration(time.monotonic() - started)}")
     print(f"ddpm-edu: {total['passed']} passed, {total['failed']} failed{skipped}")
@@ -129,4 +136,5 @@ def _last_line(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(book() if sys.argv[1:] == ["book"] else test(STAGES))
+    what = sys.argv[1:]
+    sys.exit(book() if what == ["book"] else test([*STAGES, *LONG], "make test-all") if what == ["test-all"] else test(STAGES))
