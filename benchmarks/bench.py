@@ -257,6 +257,26 @@ def part_sampler(args) -> dict[str, Any]:
     return {"batch": n, "moves": moves, "ratio": {name: statistics.median(r[1:]) for name, r in ratios.items()}}
 
 
+# The whole bound ------------------------------------------------------------------------------------------------------
+
+
+def part_bound(args) -> dict[str, Any]:
+    """Seconds for all T terms of the bound of 256 digits, with the shipped network; and those of its calls alone."""
+    from ddpm_edu import data, weights
+    from ddpm_edu.likelihood import variational_bound
+
+    network, card = weights.load(weights.shipped("digits"))
+    diffusion = TrainConfig(**card["config"]).diffusion()
+    x = data.digits()[torch.arange(256)]
+    started = time.perf_counter()
+    variational_bound(diffusion, network, x, levels=17)
+    seconds = time.perf_counter() - started
+    with torch.no_grad():
+        t = torch.full((256,), 500)
+        calls = in_turn({"bare": lambda: network(x, t)}, 50)["seconds"]["bare"]
+    return {"images": len(x), "T": diffusion.T, "seconds": seconds, "network_calls_alone": diffusion.T * calls}
+
+
 # (d) Peak memory of a step ------------------------------------------------------------------------------------------
 
 
@@ -412,6 +432,7 @@ PARTS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "step": part_step,
     "defaults": part_defaults,
     "sampler": part_sampler,
+    "bound": part_bound,
     "memory": part_memory,
     "scaling": part_scaling,
     "share": part_share,
@@ -467,6 +488,11 @@ def report(results: dict[str, Any]) -> str:
         table(["network", "batch", "ours, seconds", "diffusers over ours", "denoising-diffusion-pytorch over ours"], rows)
     if r := section("sampler", "A sampler's time over its network calls"):
         table(["", "ratio"], [[NAMES[n], f"{r['ratio'][n]:.3f}"] for n in NAMES])
+    if r := section("bound", "All terms of the bound"):
+        table(
+            ["digits", "terms each", "seconds", "network calls alone"],
+            [[r["images"], r["T"], r["seconds"], r["network_calls_alone"]]],
+        )
     if r := section("memory", "Peak memory of a training step"):
         out += [f"{r['shape']}, batch {r['batch']}, float32 unless said; above what the process held before.", ""]
         table(["", "MiB"], [[NAMES.get(n, n.replace("ours", NAMES["ours"])), round(v)] for n, v in r["MiB"].items()])
