@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ._args import as_steps, count, number
+from ._args import as_steps, count, floating, instance, number, whole_numbers
 
 
 def time_embedding(t: Tensor, dim: int, shift: int = 1) -> Tensor:
@@ -30,9 +30,18 @@ def time_embedding(t: Tensor, dim: int, shift: int = 1) -> Tensor:
     """
     if count(dim, "dim", low=4) % 2:
         raise ValueError(f"dim = {dim} must be even: half sines, half cosines")
+    if instance(t, "t", Tensor).ndim != 1:
+        raise ValueError(f"t must have shape (B,), one step for each image; got {tuple(t.shape)}")
     i = torch.arange(dim // 2, dtype=torch.float32, device=t.device)
     angles = t.float()[:, None] * torch.exp(-math.log(10000) * i / (dim // 2 - shift))
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def step_of_each(t: Tensor, x_t: Tensor) -> None:
+    """Refuse a t that is not whole steps, one for each entry of x_t."""
+    if not isinstance(t, Tensor) or t.is_floating_point() or t.shape != x_t.shape[:1]:
+        got = f"{t.dtype} of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"{type(t).__name__}: {t!r}"
+        raise TypeError(f"t must be an int64 tensor of shape ({len(x_t)},), a step for each entry of x_t; got {got}")
 
 
 def group_norm(channels: int, groups: int | None = None, eps: float = 1e-6) -> nn.GroupNorm:
@@ -41,6 +50,8 @@ def group_norm(channels: int, groups: int | None = None, eps: float = 1e-6) -> n
     A group of one channel would subtract the time embedding, which is constant over the image, and with it all
     knowledge of t.
     """
+    if count(channels, "channels") % count(1 if groups is None else groups, "groups"):
+        raise ValueError(f"groups = {groups} must divide channels = {channels}")
     if groups is None:
         groups = max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels // g >= 4))
     return nn.GroupNorm(groups, channels, eps=eps)
@@ -48,7 +59,7 @@ def group_norm(channels: int, groups: int | None = None, eps: float = 1e-6) -> n
 
 def zero(layer: nn.Module) -> nn.Module:
     """The layer with weights and bias set to 0: the branch it ends starts as "no change"."""
-    for p in layer.parameters():
+    for p in instance(layer, "layer", nn.Module).parameters():
         nn.init.zeros_(p)
     return layer
 
@@ -181,7 +192,7 @@ class UNet(nn.Module):
         t_scale: float = 1.0,
     ):
         super().__init__()
-        multipliers, attention = [int(m) for m in multipliers], [int(side) for side in attention]
+        multipliers, attention = whole_numbers(multipliers, "multipliers"), whole_numbers(attention, "attention")
         given = dict(locals())
         self.config: dict[str, Any] = {name: given[name] for name in inspect.signature(UNet).parameters}
         _validate(**self.config)
@@ -223,23 +234,27 @@ class UNet(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         config = self.config
-        if x_t.shape[1:] != (config["channels"], config["size"], config["size"]):
+        if floating(x_t, "x_t").shape[1:] != (config["channels"], config["size"], config["size"]):
             want = "(B, {channels}, {size}, {size})".format(**config)
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}; this network takes {want}")
+        step_of_each(t, x_t)
         if y is not None and self.classes is None:
             raise ValueError("y was given to a network without classes: classes = 0")
         if y is not None and y.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere, looking would wait
             y = as_steps(y, config["classes"], "y", low=0)
+            if y.shape != t.shape:
+                raise ValueError(f"y has shape {tuple(y.shape)}; wanted one class for each image, ({len(x_t)},)")
         known_as = (t + (config["first_t"] - 1)).float() * config["t_scale"]
         time = self.time(time_embedding(known_as, config["base"], config["shift"]).to(self.first.weight.dtype))
         if self.classes is not None:
             time = time + self.classes(torch.full_like(t, config["classes"]) if y is None else y)
         time = F.silu(time)
         device = x_t.device.type
-        with torch.autocast(device, enabled=False):  # bfloat16's steps near ±1 are as large as the noise of x_1
-            h = self.first(x_t.to(self.first.weight.dtype))
-        if torch.is_autocast_enabled(device):
-            h = h.to(torch.get_autocast_dtype(device))
+        if device != "meta" and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):  # the steps of bfloat16 near ±1 are as large as the noise of x_1
+                h = self.first(x_t.to(self.first.weight.dtype)).to(torch.get_autocast_dtype(device))
+        else:
+            h = self.first(x_t)
         kept = [h]
         for block in self.down:
             h = self._run(block, h, time)
@@ -263,6 +278,13 @@ def _validate(
     count(size, "size"), count(channels, "channels"), count(base, "base", low=4)
     count(blocks, "blocks"), count(heads, "heads"), count(classes, "classes", low=0), count(shift, "shift", low=0)
     number(dropout, "dropout", 0, 1, closed="low"), number(norm_eps, "norm_eps", 0, 1)
+    for name, switch in (
+        ("learned_variance", learned_variance),
+        ("checkpointing", checkpointing),
+        ("scale_shift", scale_shift),
+        ("pad_all", pad_all),
+    ):
+        instance(switch, name, bool)
     count(first_t, "first_t", low=0), number(t_scale, "t_scale", 0, math.inf)
     if not multipliers or min(multipliers) < 1:
         raise ValueError(f"multipliers = {multipliers} must be a list of integers >= 1, one per resolution")

@@ -1,10 +1,16 @@
-"""Every exercise of every chapter: the blank fails cleanly, the answer passes, each listed wrong answer gets its hint."""
+"""Every exercise of every chapter: the blank fails cleanly, the answer passes, each listed wrong answer gets its hint.
 
+The blank and the answer are the notebook's own: its exercise cell, and the code of its folded solution.
+"""
+
+import ast
 import importlib
 import pkgutil
+import re
 
 import pytest
 import torch
+from chapters import REFERENCE, Chapter, chapters
 
 import ddpm_edu.exercises as exercises
 from ddpm_edu.exercises import Exercise
@@ -63,3 +69,58 @@ def test_exercise(name):
     assert exercise.verdict(exercise.answer).startswith("✓")
     for hint, slip in exercise.slips.items():
         assert exercise.verdict(slip) == f"✗ Exercise {exercise.number} · {hint}"
+
+
+BOOK = chapters()
+TAGS = {equation.tag for chapter in BOOK for equation in chapter.equations}
+SOLUTION = re.compile(r"<details>\s*<summary><b>Solution (\d+\.\d+)</b></summary>(.*?)</details>", flags=re.S)
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_hints_are_sentences_that_lead_to_equations(name):
+    exercise = ALL[name]
+    for hint in [*exercise.slips, exercise.praise]:
+        assert len(hint.split()) >= 2 and "\n" not in hint
+        assert "Eq" not in hint or REFERENCE.search(hint), f"no equation can be found from: {hint}"
+        for group in REFERENCE.findall(hint):
+            assert set(re.findall(r"\d+\.\d+", group)) <= TAGS, hint
+
+
+def blanks(chapter: Chapter) -> dict[str, tuple[str, str, str]]:
+    """For each exercise, by number: its cell's source, the grader's call in it, what the cell is stored to print."""
+    found = {}
+    for k, tree in chapter.trees():
+        if "exercise" in chapter.cells[k].metadata.get("tags", []):
+            call = ast.unparse(tree.body[-1])
+            number = re.fullmatch(r"grade_(\d+)_(\d+)\(\w+\)", call)
+            assert number, f"cell {k} of {chapter} must end with the grader's call, not with {call}"
+            stored = "".join(output.get("text", "") for output in chapter.cells[k].outputs)
+            found[".".join(number.groups())] = (chapter.cells[k].source, call, stored)
+    return found
+
+
+@pytest.fixture
+def as_it_was():
+    """A solution may set torch's default dtype, as its chapter does."""
+    dtype = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(dtype)
+
+
+@pytest.mark.parametrize("chapter", BOOK, ids=lambda chapter: chapter.path.stem)
+def test_the_notebook_s_blanks_fail_and_its_folded_solutions_pass(chapter, capsys, as_it_was):
+    prose = "\n\n".join(source for _, source in chapter.markdown())
+    solutions, given = dict(SOLUTION.findall(prose)), blanks(chapter)
+    graders = {exercise.number for exercise in ALL.values() if exercise.number.split(".")[0] == str(chapter.number)}
+    assert set(given) == set(solutions) == graders and len(graders) >= 3
+    assert re.search(r"\*\*Exercise \d+\.\d+[^\n]*small project", prose), "one exercise should be a small project"
+    names: dict = {}
+    for number, (source, call, stored) in given.items():
+        exec(source, names)
+        blank = capsys.readouterr().out
+        assert blank == stored and blank.splitlines()[-1] == f"✗ Exercise {number} · not written yet"
+        for code in re.findall(r"```python\n(.*?)```", solutions[number], flags=re.S):
+            exec(code, names)
+        capsys.readouterr()  # what the solution prints by itself
+        exec(call, names)
+        assert capsys.readouterr().out.startswith(f"✓ Exercise {number} · ")

@@ -24,10 +24,10 @@ grade_1_1 = Exercise(
         "both roots are missing: Eq. (1.1) multiplies by standard deviations, not by variances": (
             lambda x_t, eps_hat, alpha_bar_t: (x_t - (1 - alpha_bar_t) * eps_hat) / alpha_bar_t
         ),
-        "the signal's factor lacks its root": (
+        "the divisor has lost its root: look at what multiplies x_0 in Eq. (1.1)": (
             lambda x_t, eps_hat, alpha_bar_t: (x_t - (1 - alpha_bar_t) ** 0.5 * eps_hat) / alpha_bar_t
         ),
-        "the noise's factor lacks its root": (
+        "that takes a variance for the noise's factor; in Eq. (1.1) ε is multiplied by a standard deviation": (
             lambda x_t, eps_hat, alpha_bar_t: (x_t - (1 - alpha_bar_t) * eps_hat) / alpha_bar_t**0.5
         ),
         "that adds the noise a second time: Eq. (1.1) has to be turned round": (

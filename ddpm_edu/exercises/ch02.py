@@ -72,7 +72,9 @@ grade_2_3 = Exercise(
             lambda m, v, m_p, v_p, k: _kl(m_p, v_p, m, v, k)
         ),
         "that is the KL of one coordinate": lambda m, v, m_p, v_p, k: _kl(m, v, m_p, v_p, 1),
-        "the ½ is missing": lambda m, v, m_p, v_p, k: 2 * _kl(m, v, m_p, v_p, k),
+        "twice too large: both the square and the logarithm in a Gaussian's log-density carry a ½": lambda m, v, m_p, v_p, k: (
+            2 * _kl(m, v, m_p, v_p, k)
+        ),
         "only the means are compared: that is enough when the variances are equal": (
             lambda m, v, m_p, v_p, k: k / 2 * (m - m_p) ** 2 / v_p
         ),
@@ -95,7 +97,7 @@ grade_2_4 = Exercise(
     answer=lambda v, d: v + d**2,
     slips={
         "that is right for d = 0, or for the KL in the other direction; here a wrong mean must be paid for": lambda v, d: v,
-        "that is a standard deviation": lambda v, d: math.sqrt(v + d**2),
+        "that is a standard deviation, in the unit of x; a variance has the unit of x²": lambda v, d: math.sqrt(v + d**2),
         "a variance cannot depend on the sign of d: look at its units": lambda v, d: v + d,
         "|d| has the unit of x, a variance that of x²": lambda v, d: v + abs(d),
         "that covers the wrong mean and forgets q's own width": lambda v, d: d**2,

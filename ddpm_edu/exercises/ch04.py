@@ -27,7 +27,9 @@ grade_4_1 = Exercise(
         "the signal fades too fast: look at the factor of x_0 in Eq. (4.10) again": (
             lambda x_0, alpha_bar_t, eps: alpha_bar_t * x_0 + (1 - alpha_bar_t) ** 0.5 * eps
         ),
-        "both factors lack their root": lambda x_0, alpha_bar_t, eps: alpha_bar_t * x_0 + (1 - alpha_bar_t) * eps,
+        "both factors are variances: in Eq. (4.10) they stand under roots": lambda x_0, alpha_bar_t, eps: (
+            alpha_bar_t * x_0 + (1 - alpha_bar_t) * eps
+        ),
         "signal and noise have changed places: near t = 0 you return almost pure noise": (
             lambda x_0, alpha_bar_t, eps: (1 - alpha_bar_t) ** 0.5 * x_0 + alpha_bar_t**0.5 * eps
         ),
@@ -49,7 +51,7 @@ grade_4_2 = Exercise(
         "the factor is right; the variance is not: noise that was there at s has shrunk on the way, so don't subtract": (
             lambda alpha_bar_s, alpha_bar_t: torch.stack([(alpha_bar_t / alpha_bar_s) ** 0.5, alpha_bar_s - alpha_bar_t])
         ),
-        "the mean's factor lacks its root": (
+        "the first number is the mean's factor squared: variances are multiplied by squares, means are not": (
             lambda alpha_bar_s, alpha_bar_t: torch.stack([alpha_bar_t / alpha_bar_s, 1 - alpha_bar_t / alpha_bar_s])
         ),
         "your second number is a standard deviation; a variance is asked": (

@@ -75,7 +75,7 @@ grade_5_3 = Exercise(
             lambda x_0, x_t, s, t: (x_0 + s / t * (x_t - x_0), t - s)
         ),
         "the second number is the variance of x_s before x_t is seen": lambda x_0, x_t, s, t: (x_0 + s / t * (x_t - x_0), s),
-        "the second number is a standard deviation": (
+        "the second number is a standard deviation; the variance is wanted": (
             lambda x_0, x_t, s, t: (x_0 + s / t * (x_t - x_0), math.sqrt(s * (t - s) / t))
         ),
         "the mean weighs with standard deviations; precisions are inverse variances": (

@@ -56,7 +56,7 @@ grade_7_2 = Exercise(
         "your second number is the variance over all x_0; here x_0 is given, and only the noise varies": (
             lambda x, v, a: (_bias_variance(x, v, a)[0], a * v**2 / (a * v + 1 - a))
         ),
-        "your second number is a standard deviation": lambda x, v, a: (
+        "your second number is a standard deviation; the variance is wanted": lambda x, v, a: (
             _bias_variance(x, v, a)[0],
             math.sqrt(_bias_variance(x, v, a)[1]),
         ),
@@ -115,7 +115,7 @@ grade_7_4 = Exercise(
     ],
     answer=_kappa,
     slips={
-        "the weights are not used": lambda w, a, v: _kappa([1.0] * len(w), a, v),
+        "that is the κ for equal weights: yours are not used": lambda w, a, v: _kappa([1.0] * len(w), a, v),
         "that is right for data of variance 1 only: E x_t² is the denominator's other factor": lambda w, a, v: _kappa(
             w, a, 1.0
         ),

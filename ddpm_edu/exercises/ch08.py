@@ -49,7 +49,7 @@ grade_8_2 = Exercise(
         "that is β: Var(x_0 | x_t) is 1 - ᾱ_t for data variance 1 only": lambda v, s, t: 1 - t / s,
         "x_t says something about x_0: Var(x_0 | x_t) is smaller than Var(x_0)": lambda v, s, t: _total(s, t, v),
         "the slope of the mean in x_0 enters squared": (lambda v, s, t: _total(s, t, v * (1 - t) / (t * v + 1 - t), power=1)),
-        "that is a standard deviation": lambda v, s, t: math.sqrt(_var_for(v, s, t)),
+        "that is a standard deviation; Eq. (8.3) is a variance": lambda v, s, t: math.sqrt(_var_for(v, s, t)),
     },
     praise="β times the variance of x_s over that of x_t",
 )

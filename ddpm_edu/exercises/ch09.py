@@ -58,7 +58,7 @@ grade_9_2 = Exercise(
         "a wider bin holds more probability, so it must cost fewer bits: look at the sign": (
             lambda n, d, h: (n / d + math.log(h)) / math.log(2)
         ),
-        "still in nats": lambda n, d, h: n / d - math.log(h),
+        "that is in nats: the last division, from nats to bits, is missing": lambda n, d, h: n / d - math.log(h),
         "each of the coordinates has its own bin; you counted one for the whole picture": (
             lambda n, d, h: (n - math.log(h)) / d / math.log(2)
         ),
@@ -79,8 +79,10 @@ grade_9_3 = Exercise(
     inputs=[(1.0, 0.5), (0.25, 0.9), (4.0, 0.1), (0.04, 0.999)],
     answer=_rate,
     slips={
-        "right for s² = 1 only": lambda s2, a: -0.5 * math.log2(1 - a),
-        "in nats": lambda s2, a: _rate(s2, a) * math.log(2),
+        "right for s² = 1 only: the data have a variance of their own, and it is part of the signal": lambda s2, a: (
+            -0.5 * math.log2(1 - a)
+        ),
+        "that is in nats: a bit has a logarithm of another base": lambda s2, a: _rate(s2, a) * math.log(2),
         "twice too large: the entropy of a Gaussian has a ½ before the log": lambda s2, a: 2 * _rate(s2, a),
         "the noise has variance 1 - ᾱ, not 1": lambda s2, a: 0.5 * math.log2(1 + s2 * a),
         "that is KL(q(x_t | x_0) ‖ N(0, 1)); the best prior for x_t has the variance ᾱs² + 1 - ᾱ": (
@@ -104,10 +106,10 @@ grade_9_4 = Exercise(
     answer=_excess,
     slips={
         "the two are swapped: the average is over what really happens": lambda a, b: _excess(b, a),
-        "in nats": lambda a, b: _excess(a, b) * math.log(2),
+        "that is in nats: a bit has a logarithm of another base": lambda a, b: _excess(a, b) * math.log(2),
         "only the normaliser: a wrong σ also changes the price of the error itself": lambda a, b: math.log2(b / a),
         "you compare deviations where the formula has variances": lambda a, b: _excess(math.sqrt(a), math.sqrt(b)),
-        "twice too large": lambda a, b: 2 * _excess(a, b),
+        "twice too large: the KL of two Gaussians has a ½ before the bracket": lambda a, b: 2 * _excess(a, b),
     },
     praise="too narrow is dearer than too wide",
 )

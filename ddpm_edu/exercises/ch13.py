@@ -34,7 +34,9 @@ grade_13_1 = Exercise(
         "this adds the two variances, as for x and y drawn independently: the best coupling makes them go together": (
             lambda a, v, b, w: ((a - b) ** 2 + v + w).sum()
         ),
-        "the means are missing": lambda a, v, b, w: ((v.sqrt() - w.sqrt()) ** 2).sum(),
+        "only the spreads are compared: two equal clouds in different places would have distance 0": lambda a, v, b, w: (
+            (v.sqrt() - w.sqrt()) ** 2
+        ).sum(),
         "the cross term is √(v w), counted twice": lambda a, v, b, w: ((a - b) ** 2 + v + w - (v * w).sqrt()).sum(),
         "the square root of what is asked for: here the squared distance is reported": (
             lambda a, v, b, w: _frechet(a, v, b, w).sqrt()

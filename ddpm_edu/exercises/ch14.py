@@ -115,7 +115,7 @@ grade_14_3 = Exercise(
         "a slope multiplies a variance squared": lambda *args: _mismatch(*args, square=False),
         "the last step adds no noise": lambda *args: _mismatch(*args, quiet=False),
         "the prefactor undoes one step: 1/√α_t, without a bar": lambda *args: _mismatch(*args, bar=True),
-        "that is a standard deviation": lambda *args: math.sqrt(_mismatch(*args)),
+        "that is a standard deviation; the variance of what comes out is wanted": lambda *args: math.sqrt(_mismatch(*args)),
     },
     praise="any training with any sampler, without a sample",
 )

@@ -14,7 +14,9 @@ grade_15_1 = Exercise(
         "that points away from the data: the density falls where |x| grows": lambda x: 2 * x / (1 + x**2),
         "that is the slope of the density; the score is the slope of its logarithm": lambda x: -2 * x / (1 + x**2) ** 2,
         "that is the score of a Gaussian": lambda x: -x,
-        "the inner derivative is missing": lambda x: -1 / (1 + x**2),
+        "the logarithm is differentiated, but not what stands in it: the inner derivative is missing": lambda x: (
+            -1 / (1 + x**2)
+        ),
     },
     praise="and no π",
 )

@@ -93,7 +93,7 @@ grade_17_4 = Exercise(
         "that is the variance with random signs; the squares of normal numbers are not always 1": _pairs,
         "the diagonal is counted, but each v_i² has variance 2": lambda J: _pairs(J) + J.diagonal().square().sum(),
         "J need not be symmetric: only its symmetric part counts": lambda J: 2 * J.square().sum(),
-        "that is a standard deviation": lambda J: _normal_probes(J).sqrt(),
+        "that is a standard deviation; the variance is wanted": lambda J: _normal_probes(J).sqrt(),
         "a factor 2: vᵀJv sees ½(J + Jᵀ), not J + Jᵀ": lambda J: 4 * _normal_probes(J),
     },
     praise="twice the squares of the symmetric part, so signs are never worse",

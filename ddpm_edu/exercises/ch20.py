@@ -89,7 +89,7 @@ grade_20_4 = Exercise(
     inputs=[_table(-12.0, 6.0, 200, 0.1), _table(-8.0, 5.0, 90, 1.0), _table(-15.0, 8.0, 400, 0.01)],
     answer=lambda lam, e: _area(e, lam) / (2 * math.log(2)),
     slips={
-        "those are nats": lambda lam, e: _area(e, lam) / 2,
+        "those are nats; bits are asked for": lambda lam, e: _area(e, lam) / 2,
         "the ½ of the KL is missing": lambda lam, e: _area(e, lam) / math.log(2),
         "the errors are the noise's: over S they would have to be divided by S": (
             lambda lam, e: _area(e, lam.exp()) / (2 * math.log(2))
