@@ -290,14 +290,14 @@ def test_refuses_impossible_options(changes, message):
 def test_under_autocast_the_first_convolution_sees_every_digit_of_x_t():
     """Two x_t that bfloat16 cannot tell apart: with the input rounded, the network could not either."""
     network = UNet(size=8, channels=1, base=8, multipliers=(1,), blocks=1, attention=())
-    x_t = torch.full((1, 1, 8, 8), 0.9)
-    near = x_t + 0.001  # half a step of bfloat16 there is 0.002
+    x_t = torch.full((1, 1, 8, 8), 230 / 256)
+    near = x_t + 1 / 1024  # bfloat16 takes steps of 1/256 there
     assert torch.equal(x_t.bfloat16(), near.bfloat16())
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         h, h_near = [], []
         for x, into in ((x_t, h), (near, h_near)):
             hook = network.first.register_forward_hook(lambda module, args, out, into=into: into.append(out))
-            network(x, torch.ones(1))
+            network(x, torch.tensor([1]))
             hook.remove()
     assert h[0].dtype == torch.float32 and not torch.equal(h[0], h_near[0])
 
@@ -305,4 +305,4 @@ def test_under_autocast_the_first_convolution_sees_every_digit_of_x_t():
 def test_it_runs_on_the_meta_device():
     with torch.device("meta"):
         network = UNet(size=8, channels=1, base=8, multipliers=(1,), attention=())
-        assert network(torch.zeros(2, 1, 8, 8), torch.ones(2)).shape == (2, 1, 8, 8)
+        assert network(torch.zeros(2, 1, 8, 8), torch.tensor([1, 2])).shape == (2, 1, 8, 8)
