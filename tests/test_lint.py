@@ -7,6 +7,7 @@ import execute
 import lint
 import nbformat
 import pytest
+import sides
 from chapters import Chapter, badge, bootstrap, chapters, pages
 from conftest import write_chapter
 
@@ -106,18 +107,50 @@ def test_a_long_function_is_fine_where_writing_it_is_the_exercise(faults):
     assert faults(swap("grade_5_1 =", "def f(x): ...", body)) == []
 
 
+D = "from ddpm_edu import GaussianDiffusion\nd = GaussianDiffusion(schedule)\npost = lambda k: d.q_posterior(x, x, k)\n"
+LAWS = "from ddpm_edu.gaussian import FullGaussian, Gaussian\nfrom ddpm_edu.oracles import GaussianMixture\n"
+POST, SAME = "both sides call GaussianDiffusion.q_posterior anew", "both sides are the same expression"
 SIDES = [  # (code before, got, want, what the linter says or None)
-    ("", "schedule.alpha_bars", "schedule.alpha_bars", "same expression"),
-    ("a = schedule.snr", "a", "schedule.snr", "same expression"),
-    ("a, b = schedule.snr, schedule.snr", "a", "b", "same expression"),
-    ("q = d.q_posterior(x, x, 3)\nr = d.q_posterior(x, x, 3, 2)", "q.mean", "r.mean", "both sides call q_posterior"),
-    ("q = d.q_posterior(x, x, 3)", "q.mean", "float(d.q_posterior(x, x, 3, 2).mean)", "both sides call q_posterior"),
-    ("q = d.q_posterior(x, x, 3)", "torch.exp(q.mean)", "-q.var", "both sides call q_posterior"),
-    ("q = d.q_marginal(x, 3)", "q.mean", "d.q_posterior(x, x, 3).mean", None),
+    ("", "schedule.alpha_bars", "schedule.alpha_bars", SAME),
+    ("a = schedule.snr", "a", "schedule.snr", SAME),
+    ("a, b = schedule.snr, schedule.snr", "a", "b", SAME),
+    (D + "q = d.q_posterior(x, x, 3)\nr = d.q_posterior(x, x, 3, 2)", "q.mean", "r.mean", POST),
+    (D + "q = d.q_posterior(x, x, 3)", "q.mean", "float(d.q_posterior(x, x, 3, 2).mean)", POST),
+    (D + "q = d.q_marginal(x, 3)", "q.mean", "d.q_posterior(x, x, 3).mean", None),
     ("import torch.distributions as td", "g.log_prob(x)", "td.Normal(0, 1).log_prob(x)", None),
-    ("from torch.distributions import Normal\nn = Normal(0, 1)", "g.log_prob(x)", "n.log_prob(x)", None),
-    ("", "g.log_prob(x)", "h.log_prob(x)", "both sides call log_prob"),
+    ("from torch.distributions import Normal\nn = Normal(0, 1)", "g.kl(x)", "n.kl(x)", None),
+    ("", "g.kl(x)", "h.kl(x)", "both sides call kl anew"),
+    ("", "g.no_function_of_the_package(x)", "h.no_function_of_the_package(x)", None),
     ("", "schedule.alpha_bars[3]", "schedule.alphas[1:4].prod()", None),
+    # the same expression under other names
+    ("a = schedule.snr\nb = a\nc = 1 * b", "c", "float(a)", SAME),
+    ("a = [schedule.snr[k] for k in (1, 2)]", "sum(a)", "sum([schedule.snr[k] for k in (1, 2)])", SAME),
+    ("a = schedule.snr.clone()", "torch.as_tensor(a) + 0", "schedule.snr.detach()", SAME),
+    ("a = schedule.snr", "a[1] + a[2]", "schedule.snr[1] + schedule.snr[2]", SAME),
+    ("a = schedule.snr\nb = a\na = schedule.alphas", "a", "b", None),  # the name has moved on
+    # deep inside an expression
+    (D, "1 + 2 * post(3).mean", "d.q_posterior(x, x, 3, 2).mean * 3 - 1", POST),
+    (D, "sum(d.q_posterior(x, x, k).mean for k in (1, 2))", "torch.cat([post(3).mean])", POST),
+    # lists that are filled, and items that are set
+    (D + "a, b = [], []\nfor k in (2, 3):\n    a.append(post(k).mean)\n    b.append(post(k).var)", "sum(a)", "sum(b)", POST),
+    (D + "a = []\nfor k in (2, 3):\n    a.append(post(k).mean)", "sum(a)", "torch.ones(2)", None),
+    (D + "a, b = torch.zeros(2), {}\na[0] = post(2).mean\nb['y'] = post(2).mean", "a", "b['y']", POST),
+    (D + "a = b = 0\na += post(2).mean\nb = b + post(2).mean", "a", "b", POST),
+    # functions of the chapter, loops over pairs, functions handed over
+    (D + "def g(k):\n    y = d.q_posterior(x, x, k)\n    return y.var", "post(2)", "g(2)", POST),
+    (D, "post(2)", "post(3)", POST),
+    (D, "torch.vmap(post)(x)", "sum(map(post, (1, 2)))", POST),
+    (D + "for a, b in ((post(2).mean, 1.0),): y, z = a, b", "y", "z", None),
+    (D + "for a, b in ((post(2).mean, post(3).mean),): pass", "a", "b", POST),
+    (D + "for a, b in zip([post(2).mean], [post(3).mean]): pass", "a", "b", POST),
+    # one call, seen from both sides, is common data; so are the law and the states
+    (D + "q = d.q_posterior(x, x, 3)", "q.mean", "q.var + 1", None),
+    (D, "d.q_sample(x, 3, x)", "2 * d.q_sample(x, 2, x)", None),
+    (LAWS + "m = GaussianMixture([1.0], [0.0], [1.0])", "m.log_prob(x)", "2 * m.log_prob(-x)", None),
+    # a classmethod makes an object, and two classes may share a method's name
+    ("", "NoiseSchedule.linear(3).betas", "NoiseSchedule.quadratic(3).betas", None),
+    (LAWS + "g, f = Gaussian(x, x), FullGaussian(x, x)", "g.kl(g)", "f.kl(f)", None),
+    (LAWS + "g, f = Gaussian(x, x), Gaussian(x, 2 * x)", "g.kl(f)", "f.kl(g)", "both sides call Gaussian.kl anew"),
 ]
 
 
@@ -127,6 +160,38 @@ def test_the_two_sides_of_a_check_are_two_routes(faults, before, got, want, expe
     said = [fault for fault in faults(swap(CALL, CALL, call)) if "both sides" in fault]
     assert bool(said) == (expected is not None), said
     assert expected is None or expected in said[0]
+
+
+def test_not_even_a_premise_when_it_is_the_code_of_the_equation(faults):
+    before = "from ddpm_edu.oracles import GaussianMixture\nm = GaussianMixture([1.0], [0.0], [1.0])"
+    call = f'{before}\ncheck("5.2", m.log_prob(x), m.log_prob(-x), atol=1e-12, by="recursion")'
+
+    def change(nb):
+        swap(CALL, CALL, call)(nb)
+        swap("## Summary", "`NoiseSchedule.alpha_bars`", "`GaussianMixture.log_prob`")(nb)
+
+    assert any("GaussianMixture.log_prob, the code of this equation, anew" in fault for fault in faults(change))
+
+
+def test_names_are_followed_from_cell_to_cell(faults):
+    def change(nb):
+        swap("import torch", "from ddpm_edu.check", "a = NoiseSchedule.linear(10).alpha_bars\nfrom ddpm_edu.check")(nb)
+        swap(CALL, CALL, 'check("5.2", NoiseSchedule.linear(10).alpha_bars, a, atol=1e-12, by="recursion")')(nb)
+
+    assert any("both sides are the same expression" in fault for fault in faults(change))
+
+
+def test_a_check_that_nothing_runs_is_named(faults):
+    said = faults(swap(CALL, CALL, f"def f():\n    {CALL}"))
+    assert any("stands in code that nothing runs" in fault for fault in said), said
+
+
+def test_what_may_be_asked_on_both_sides_is_a_short_list_and_each_entry_is_needed():
+    used: set[tuple[str, str]] = set()
+    for chapter in [*chapters(), *pages()]:
+        assert list(sides.faults(chapter, used)) == []
+    assert set(sides.SHARED) == used
+    assert len(sides.SHARED) <= 30 and all(len(reason.split()) >= 2 for reason in sides.SHARED.values())
 
 
 def test_monte_carlo_and_symbolic_checks_have_their_routes(faults):

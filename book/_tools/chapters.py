@@ -236,16 +236,6 @@ def package() -> dict[str, object]:
     return names
 
 
-@functools.cache
-def function_names() -> frozenset[str]:
-    """The names of the package's public functions and methods; a classmethod makes an object and answers nothing."""
-    found = {name for name, value in package().items() if inspect.isroutine(value)}
-    for value in package().values():
-        if inspect.isclass(value):
-            found |= {name for name, member in vars(value).items() if inspect.isfunction(member) and not name.startswith("_")}
-    return frozenset(found)
-
-
 def resolve(dotted: str) -> str | None:
     """The full name (`ddpm_edu.schedules.NoiseSchedule.snr`) of what a summary table calls `NoiseSchedule.snr`, or None."""
     first, *rest = dotted.removeprefix("ddpm_edu.").split(".")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chapters import TAG, Chapter, Check, badge, bootstrap, chapters, function_names, pages, resolve
+import sides
+from chapters import TAG, Chapter, badge, bootstrap, chapters, pages, resolve
 
 LINES = 5  # the longest function a chapter may define outside an exercise
 
@@ -129,86 +130,9 @@ def _listed(routes) -> str:
 
 
 def _independence(chapter: Chapter) -> Iterator[str]:
-    """Refuse a check whose sides are one expression, or ask one function of the package."""
-    bound: dict[str, ast.expr] = {}
-    foreign: set[str] = set()
-    for k, tree in chapter.trees():
-        checks = {id(c.call): c for c in chapter.checks if c.cell == k}
-        by_place = {(c.call.lineno, c.call.col_offset): c for c in checks.values()}
-        for node in _in_order(tree):
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
-                for alias in node.names:
-                    if not (module or alias.name).startswith("ddpm_edu"):
-                        foreign.add((alias.asname or alias.name).split(".")[0])
-            elif isinstance(node, ast.Assign):
-                for target in node.targets:
-                    names = target.elts if isinstance(target, ast.Tuple) else [target]
-                    values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value] * len(names)
-                    bound.update({n.id: v for n, v in zip(names, values) if isinstance(n, ast.Name)})
-            elif isinstance(node, ast.Call) and (check := by_place.get((node.lineno, node.col_offset))):
-                if check.kind != "refute" and len(node.args) >= 3 and (fault := _same(check, bound, foreign)):
-                    yield f"cell {k}: {check.kind}('{check.tag}', …): {fault}"
-
-
-def _in_order(tree: ast.AST) -> list[ast.AST]:
-    """The nodes as they are run: an assignment binds after its line was read."""
-    nodes = [n for n in ast.walk(tree) if hasattr(n, "lineno")]
-    return sorted(nodes, key=lambda n: (n.lineno, isinstance(n, ast.Assign)))
-
-
-def _same(check: Check, bound: dict[str, ast.expr], foreign: set[str]) -> str | None:
-    got, want = check.call.args[1], check.call.args[2]
-    if ast.dump(_expanded(got, bound)) == ast.dump(_expanded(want, bound)):
-        return "both sides are the same expression"
-    left, right = _asks(got, bound, foreign), _asks(want, bound, foreign)
-    if left is not None and left == right:
-        return f"both sides call {left}; the second side needs another route"
-    return None
-
-
-def _expanded(node: ast.expr, bound: dict[str, ast.expr], depth: int = 8) -> ast.expr:
-    """A name stands for what was last assigned to it."""
-    while isinstance(node, ast.Name) and node.id in bound and depth:
-        node, depth = bound[node.id], depth - 1
-    return node
-
-
-def _asks(node: ast.expr, bound: dict[str, ast.expr], foreign: set[str]) -> str | None:
-    """The package function whose answer an expression is, seen through attributes, indices and outer torch calls."""
-    for _ in range(50):
-        node = _expanded(node, bound)
-        if isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred)):
-            node = node.value
-        elif isinstance(node, ast.UnaryOp):
-            node = node.operand
-        elif isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in function_names() and _root(node.func, bound) not in foreign:
-                return name
-            if isinstance(node.func, ast.Attribute) and _root(node.func, bound) not in foreign:
-                node = node.func.value
-            elif node.args:
-                node = node.args[0]
-            else:
-                return None
-        else:
-            return None
-    return None
-
-
-def _root(node: ast.expr, bound: dict[str, ast.expr]) -> str:
-    """The name that a chain of attributes, calls and indices starts from; names bound in the chapter are followed."""
-    for _ in range(50):
-        if isinstance(node, ast.Call):
-            node = node.func
-        elif isinstance(node, (ast.Attribute, ast.Subscript)):
-            node = node.value
-        elif isinstance(node, ast.Name) and node.id in bound:
-            node = bound[node.id]
-        else:
-            break
-    return node.id if isinstance(node, ast.Name) else ""
+    """Refuse a check whose sides are one expression, or for which one function of the package is asked twice."""
+    for check, fault in sides.faults(chapter):
+        yield f"cell {check.cell}: {check.kind}('{check.tag}', …): {fault}"
 
 
 # Anatomy ----------------------------------------------------------------------------------------------------------
