@@ -44,7 +44,7 @@ def unet_stops(network: UNet) -> list[Stop]:
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             x_t = torch.zeros(1, config["channels"], config["size"], config["size"], device=device)
-            network(x_t, torch.ones(1, device=device))
+            network(x_t, torch.ones(1, dtype=torch.int64, device=device))
     finally:
         for hook in hooks:
             hook.remove()
