@@ -10,17 +10,20 @@ export VENV VENV_ARGS TORCH_INDEX
 
 RUN = $(VENV)/bin/python book/_tools
 
-.PHONY: help install book test test-all bench run-chapters index mutants clean
+.PHONY: help install book test test-all test-oldest bench run-chapters index mutants lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book          build the book as HTML (_build/html/index.html)"
 	@echo "make test          check everything: code, equations, chapters, book, pages in a browser"
 	@echo "make test-all      the same and what takes hours: every chapter as Colab runs it, and again byte for byte"
+	@echo "make test-oldest   the unit tests with the oldest versions that pyproject.toml admits (Python 3.10 or 3.11)"
 	@echo "make bench         time the network and the loop beside their peers (benchmarks/README.md)"
 	@echo "make run-chapters  run every chapter and store its outputs"
 	@echo "make index         write book/equations.md and book/errata.md anew from the chapters"
 	@echo "make mutants       try wrong versions of the package: is each one noticed?"
+	@echo "make mutation      try every small edit of the functions that changed (all of them: an hour)"
+	@echo "make lock          write requirements-lock.txt: the exact versions that are installed here"
 	@echo "make clean         remove _build (not .venv)"
 	@echo
 	@echo "Each sets up .venv when it is missing or when its requirements changed. Options:"
@@ -41,6 +44,10 @@ test: install
 test-all: install
 	@$(RUN)/stages.py test-all
 
+# Not in .venv: with versions of its own. EXCEPT=torch leaves that package at any version.
+test-oldest:
+	@VENV=$(if $(filter-out .venv,$(VENV)),$(VENV),.venv-oldest) EXCEPT="$(EXCEPT)" $(PYTHON) book/_tools/oldest.py
+
 bench: install
 	@$(VENV)/bin/python benchmarks/bench.py
 
@@ -53,6 +60,12 @@ index: install
 
 mutants: install
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python tests/mutants.py
+
+mutation: install
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python tests/mutation.py --survivors
+
+lock: install
+	@$(RUN)/lock.py
 
 clean:
 	rm -rf _build

@@ -255,3 +255,95 @@ def test_full_gaussian_with_a_diagonal_is_the_sum_over_coordinates():
 def test_bad_input_to_natural_and_full(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# Shapes, precision and refusals ------------------------------------------------------------------------------------
+
+
+def test_draws_are_made_in_the_mean_s_precision_and_shape():
+    p = Gaussian(torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([[4.0], [9.0]], dtype=torch.float64))
+    z = torch.randn(2, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    want = [[1 + 2 * float(z[0, 0]), 2 + 2 * float(z[0, 1])], [1 + 3 * float(z[1, 0]), 2 + 3 * float(z[1, 1])]]
+    assert p.sample(torch.Generator().manual_seed(7)).tolist() == [pytest.approx(row, rel=1e-15) for row in want]
+    q = FullGaussian(torch.zeros(2, dtype=torch.float64), torch.tensor([[4.0, 2.0], [2.0, 10.0]], dtype=torch.float64))
+    z = torch.randn(2, generator=torch.Generator().manual_seed(8), dtype=torch.float64)  # L = [[2, 0], [1, 3]]
+    want = [2 * float(z[0]), float(z[0]) + 3 * float(z[1])]
+    assert q.sample(torch.Generator().manual_seed(8)).tolist() == pytest.approx(want, rel=1e-14)
+
+
+def test_entropy_and_bounds_of_shapes():
+    p = Gaussian(torch.zeros(3, 1, dtype=torch.float64), torch.full((2,), 1 / (2 * math.pi * math.e), dtype=torch.float64))
+    assert p.entropy().shape == (3, 2) and p.entropy().abs().max() < 1e-15
+    assert discretised_log_prob(torch.zeros(0), Gaussian(torch.zeros(1), torch.ones(1))).shape == (0,)
+
+
+def test_plain_numbers_are_taken_in_double_precision():
+    got = push_forward(g(1.0, 1.0), 0.1, 0.3, b=0.7)
+    assert (float(got.mean), float(got.var)) == pytest.approx((0.8, 0.31), rel=1e-15)
+    got = condition(g(0.0, 1.0), torch.tensor(1.0, dtype=torch.float64), 0.1, 0.3)  # gain 0.1 / 0.31
+    assert (float(got.mean), float(got.var)) == pytest.approx((0.1 / 0.31, 0.3 / 0.31), rel=1e-15)
+
+
+def test_an_affine_map_without_a_shift_keeps_the_origin():
+    p = FullGaussian(torch.tensor([1.0, 2.0], dtype=torch.float64), torch.eye(2, dtype=torch.float64))
+    q = p.affine(torch.tensor([[3.0, 4.0]], dtype=torch.float64))
+    assert q.mean.tolist() == [11.0] and q.cov.tolist() == [[25.0]]
+    assert p.affine(torch.tensor([[3.0, 4.0]], dtype=torch.float64), -1.0).mean.tolist() == [10.0]
+
+
+def test_rounding_errors_in_a_large_covariance_are_no_asymmetry():
+    cov = torch.tensor([[4e6, 1e6], [1e6 + 20, 4e6]], dtype=torch.float64)
+    assert FullGaussian(torch.zeros(2, dtype=torch.float64), cov).root.shape == (2, 2)
+    with pytest.raises(ValueError, match="symmetric"):
+        FullGaussian(torch.zeros(2, dtype=torch.float64), cov * 1e-6 + torch.tensor([[0.0, 0.001], [0.0, 0.0]]))
+
+
+def test_the_two_natural_parameters_of_a_correlated_pair_by_hand():
+    p = FullGaussian(torch.tensor([1.0, 0.0]).double(), torch.tensor([[2.0, 1.0], [1.0, 1.0]]).double())
+    eta_1, eta_2 = p.natural()  # cov⁻¹ = [[1, -1], [-1, 2]]
+    assert eta_1.tolist() == pytest.approx([1.0, -1.0])
+    assert eta_2.tolist() == [pytest.approx([-0.5, 0.5]), pytest.approx([0.5, -1.0])]
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: g([0.0, 1.0], 1.0).log_prob(torch.zeros(3)), ValueError, r"x \(3,\), mean \(2,\)"),
+        (lambda: g([0.0, 1.0], 1.0).kl(g([0.0, 1.0, 2.0], 1.0)), ValueError, r"other_mean \(3,\)"),
+        (lambda: g(0.0, 1.0).kl(3.0), TypeError, "other must be a Gaussian"),
+        (lambda: g(0.0, 1.0).sample(eps=torch.tensor([1])), TypeError, "eps has dtype"),
+        (lambda: Gaussian.from_natural(torch.zeros(2), -torch.ones(3)), ValueError, r"eta_1 \(2,\), eta_2 \(3,\)"),
+        (lambda: Gaussian.from_natural(torch.tensor(1.0), torch.tensor(0.0)), ValueError, "eta_2 must be < 0"),
+        (lambda: Gaussian.from_natural(torch.tensor(1.0), torch.tensor(-1)), TypeError, "eta_2 has dtype"),
+        (lambda: product(g(0.0, 1.0), g(0.0, 0.0)), ValueError, "var is 0"),
+        (lambda: condition(g([0.0, 1.0], 1.0), torch.zeros(3), 1.0, 1.0), ValueError, r"y \(3,\), mean \(2,\)"),
+        (lambda: condition(g(0.0, 1.0), torch.tensor(1), 1.0, 1.0), TypeError, "y has dtype"),
+        (lambda: condition_joint(torch.zeros(2), torch.eye(2), torch.zeros(2), 0), ValueError, "keep = 0"),
+        (lambda: condition_joint(torch.zeros(3), torch.eye(3), torch.zeros(1), 1), ValueError, r"y \(1,\), keep = 1"),
+        (lambda: condition_joint(torch.zeros(2).long(), torch.eye(2), torch.zeros(1), 1), TypeError, "mean has dtype"),
+        (lambda: discretised_log_prob(torch.zeros(3), g([0.0, 1.0], 1.0)), ValueError, r"x \(3,\), mean \(2,\)"),
+        (lambda: discretised_log_prob(torch.tensor([-1 - 2 / 255]), g(0.0, 1.0)), ValueError, r"lie in \[-1, 1\]"),
+        (lambda: FullGaussian(torch.zeros(()), torch.eye(1)), ValueError, "want mean"),
+        (lambda: full(2, 0).sample(eps=torch.tensor(1.0)), ValueError, r"eps must have shape \(..., 2\)"),
+        (lambda: full(2, 0).affine(torch.zeros(2, dtype=torch.float64)), ValueError, r"A must have shape \(m, 2\)"),
+        (lambda: full(2, 0).affine(torch.eye(2).double(), torch.zeros(3)), ValueError, r"shape \(2,\), as A has 2 rows"),
+        (lambda: FullGaussian.from_natural(torch.zeros(2), torch.eye(2).long()), TypeError, "eta_2 has dtype"),
+    ],
+)
+def test_more_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_the_errors_count_the_points():
+    with pytest.raises(ValueError, match=r"entropy needs var > 0 everywhere; var is 0 \(a point\) in 2 place\(s\)"):
+        g([0.0, 0.0, 0.0], [1.0, 0.0, 0.0]).entropy()
+
+
+@pytest.mark.parametrize("x", [-1.0, -1 + 2 / 255, -1 / 255, 1 / 255, 1 - 2 / 255, 1.0])
+def test_the_decoder_s_bins_end_half_way_to_the_neighbours(x):
+    mean, sigma = 0.9 * x + 0.01, 0.02
+    low = -math.inf if x == -1 else x - 1 / 255
+    high = math.inf if x == 1 else x + 1 / 255
+    want = math.log(stats.norm.cdf(high, mean, sigma) - stats.norm.cdf(low, mean, sigma))
+    assert float(discretised_log_prob(torch.tensor(x, dtype=torch.float64), g(mean, sigma**2))) == pytest.approx(want, rel=1e-9)

@@ -151,3 +151,101 @@ def test_snr_is_a_ratio_of_powers():
     powers = torch.stack([g.mean**2 / g.var for g in q])
     assert torch.allclose(schedule.snr[1:], powers, rtol=1e-12, atol=0)
     assert float(schedule.snr[0]) == math.inf
+
+
+def test_defaults_are_the_papers():
+    assert [make().T for make in (NoiseSchedule.linear, NoiseSchedule.quadratic, NoiseSchedule.cosine)] == [1000] * 3
+    for make in (NoiseSchedule.linear, NoiseSchedule.quadratic):
+        assert make(5).betas[[1, 5]].tolist() == pytest.approx([1e-4, 0.02], rel=1e-12)
+
+
+def test_it_is_shown_by_its_length_and_its_end():
+    assert repr(NoiseSchedule.constant(3, 0.5)) == "NoiseSchedule(T=3, alpha_bar_T=0.125)"
+
+
+def test_log_snr_is_the_logarithm_of_odds():
+    lam = NoiseSchedule.constant(2, 0.5).log_snr
+    assert lam.tolist() == pytest.approx([math.inf, 0.0, -math.log(3)], abs=1e-15)  # odds ∞, 1 : 1 and 1 : 3
+
+
+def test_from_log_snr_reads_the_curve_at_both_ends():
+    asked = []
+
+    def curve(u):
+        asked.append(u.tolist())
+        return 2 - 5 * u
+
+    schedule = NoiseSchedule.from_log_snr(curve, 3)
+    assert asked == [[0.0, 0.5, 1.0]] and schedule.alpha_bars.dtype == torch.float64
+    want = [1 / (1 + math.exp(-lam)) for lam in (2.0, -0.5, -3.0)]
+    assert schedule.alpha_bars[1:].tolist() == pytest.approx(want, rel=1e-14)
+    single = NoiseSchedule.from_log_snr(lambda u: (2 - 5 * u).float(), 2)
+    assert single.alpha_bars[1:].tolist() == pytest.approx([want[0], want[2]], rel=1e-14)  # the sigmoid is formed in float64
+    for bad in (lambda u: u[:1], lambda u: -u * math.inf):
+        with pytest.raises(ValueError, match="log_snr must return 2 finite numbers for 2 times"):
+            NoiseSchedule.from_log_snr(bad, 2)
+    with pytest.raises(ValueError, match="T = 1 is too small"):
+        NoiseSchedule.from_log_snr(curve, 1)
+
+
+def test_evenly_spaced_steps_are_the_nearest():
+    schedule = NoiseSchedule.linear(10, 0.01, 0.3)
+    assert schedule.steps(4) == [10, 8, 5, 3, 0]  # 7.5 and 2.5 are rounded up
+    assert schedule.steps(3) == [10, 7, 3, 0] and schedule.steps(7) == [10, 9, 7, 6, 4, 3, 1, 0]
+    assert schedule.steps([10, 0]) == [10, 0] and schedule.steps((3, 2, 0)) == [3, 2, 0]
+
+
+def test_tables_do_not_share_memory_or_gradients_with_what_they_came_from():
+    for make in (NoiseSchedule.from_betas, NoiseSchedule.from_alpha_bars):
+        given = torch.tensor([0.5, 0.25], dtype=torch.float64, requires_grad=True)
+        schedule = make(given[:1])
+        before = schedule.alpha_bars.clone()
+        with torch.no_grad():
+            given.fill_(0.1)
+        assert not schedule.alpha_bars.requires_grad and torch.equal(schedule.alpha_bars, before)
+
+
+def test_a_long_list_is_shortened_in_the_message():
+    schedule = NoiseSchedule.linear(20, 0.01, 0.3)
+    with pytest.raises(ValueError, match=r"got \[9, 8, …, 1, 2\]$"):
+        schedule.steps([9, 8, 7, 6, 5, 4, 3, 1, 2])
+    with pytest.raises(ValueError, match=r"got \[8, 7, 6, 5, 4, 3, 1, 2\]$"):
+        schedule.steps([8, 7, 6, 5, 4, 3, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: NoiseSchedule.from_alpha_bars([]), "alpha_bars is empty"),
+        (lambda: NoiseSchedule.from_alpha_bars([1.0]), "alpha_bars is empty"),
+        (lambda: NoiseSchedule.from_betas([0.0]), "betas is empty"),
+        (lambda: NoiseSchedule.from_alpha_bars([0.5, 0.0]), r"alpha_bars\[2\] = 0.0 is outside"),
+        (lambda: NoiseSchedule.from_alpha_bars([0.9, 0.8, 0.85]), r"alpha_bars\[3\] = 0.85 is not below alpha_bars\[2\] = 0.8"),
+        (lambda: NoiseSchedule.from_alpha_bars([0.5, 1e-40]), r"alpha_bars\[2\] = .* so far below alpha_bars\[1\]"),
+        (lambda: NoiseSchedule.linear(10, beta_1=1.0), r"beta_1 = 1.0 is outside \(0, 1\)"),
+        (lambda: NoiseSchedule.linear(10, beta_T=0.0), r"beta_T = 0.0 is outside \(0, 1\)"),
+        (lambda: NoiseSchedule.quadratic(10, beta_1=-0.1), r"beta_1 = -0.1 is outside \(0, 1\)"),
+        (lambda: NoiseSchedule.quadratic(0), "T = 0 is too small"),
+        (lambda: NoiseSchedule.constant(3, 0.0), r"beta = 0.0 is outside \(0, 1\)"),
+        (lambda: NoiseSchedule.constant(0, 0.5), "T = 0 is too small"),
+        (lambda: NoiseSchedule.cosine(10, max_beta=0.0), r"max_beta = 0.0 is outside \(0, 1\)"),
+        (lambda: NoiseSchedule.cosine(0), "T = 0 is too small"),
+        (lambda: NoiseSchedule.linear(10).steps([]), "end in 0"),
+    ],
+)
+def test_more_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_cosine_without_an_offset_is_a_square_of_a_cosine():
+    assert NoiseSchedule.cosine(4, offset=0.0).alpha_bars[[1, 2, 3]].tolist() == pytest.approx(
+        [math.cos(k * math.pi / 8) ** 2 for k in (1, 2, 3)], rel=1e-13
+    )
+    assert float(NoiseSchedule.cosine(4, max_beta=0.5).betas.max()) == 0.5
+
+
+@pytest.mark.parametrize("n", [2.0, [2.5, 0], True])
+def test_steps_must_be_whole_numbers(n):
+    with pytest.raises(TypeError, match="steps"):
+        NoiseSchedule.linear(10).steps(n)

@@ -159,3 +159,73 @@ X = torch.zeros(4, 2)
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_sliced_loss_is_the_second_derivative_along_v_plus_half_a_square():
+    x = torch.tensor([[0.3, -0.8]], dtype=torch.float64)
+    v = torch.tensor([[2.0, -1.0]], dtype=torch.float64)
+    J = torch.autograd.functional.jacobian(lambda u: net(u[None])[0], x[0])
+    bend, along, norm = float(v[0] @ J @ v[0]), float(v[0] @ net(x)[0]), float((net(x)[0] ** 2).sum())
+    assert sliced_loss(net, x, v).item() == pytest.approx(bend + along**2 / 2, rel=1e-12)
+    assert sliced_loss(net, x, v, exact_norm=True).item() == pytest.approx(bend + norm / 2, rel=1e-12)
+
+
+def test_denoising_by_hand():
+    x, eps = torch.tensor([[1.0, 2.0]], dtype=torch.float64), torch.tensor([[0.5, -1.0]], dtype=torch.float64)
+    # At x̃ = (1.1, 1.8) the score -x̃ is to be -ε/σ = (-2.5, 5): ½ (1.4² + 6.8²).
+    assert denoising_loss(lambda u: -u, x, 0.2, eps).tolist() == pytest.approx([(1.4**2 + 6.8**2) / 2], rel=1e-14)
+
+
+def test_the_caller_s_x_and_its_gradients_are_left_alone():
+    x = torch.ones(2, 2, dtype=torch.float64)
+    for call in (lambda x: divergence(torch.sin, x), energy_score(lambda u: u.square().sum(1))):
+        call(x)
+        assert not x.requires_grad
+    leaf = torch.ones(2, 2, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(energy_score(lambda u: u.pow(3).sum(1))(leaf).sum(), leaf)
+    assert slope.tolist() == [[-6.0, -6.0]] * 2  # the score is -3 x²
+    with torch.no_grad():
+        assert not energy_score(lambda u: u.pow(3).sum(1))(leaf).requires_grad
+
+
+def test_divergence_is_formed_in_the_precision_of_x():
+    x = torch.ones(3, 2, dtype=torch.float64) / 3
+    _, div = divergence(torch.sin, x)
+    assert div.dtype == torch.float64 and div.tolist() == pytest.approx([2 * math.cos(1 / 3)] * 3, rel=1e-15)
+
+
+def test_an_energy_that_does_not_depend_on_x_has_no_score():
+    level = torch.ones((), requires_grad=True)
+    assert energy_score(lambda x: level.expand(len(x)))(X).abs().max() == 0
+
+
+def test_the_energy_without_its_network_is_a_parabola_and_the_sizes_are_the_ones_asked_for():
+    energy = EnergyMLP(3, 5, 1)
+    assert [tuple(p.shape) for p in energy.parameters()] == [(5, 3), (5,), (1, 5), (1,)]
+    assert [tuple(p.shape) for p in EnergyMLP().parameters()] == [(64, 2), (64,), (64, 64), (64,), (1, 64), (1,)]
+    for p in energy.parameters():
+        torch.nn.init.zeros_(p)
+    assert energy(torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, 1.0]])).tolist() == [4.5, 0.5]
+    assert energy.score(torch.tensor([[1.0, 2.0, 2.0]])).tolist() == [[-1.0, -2.0, -2.0]]
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: evaluate(torch.sin, X.long()), TypeError, "x has dtype"),
+        (lambda: explicit_loss(torch.sin, X, X.long()), TypeError, "true_score has dtype"),
+        (lambda: divergence(torch.sin, X, X.long()), TypeError, "v has dtype"),
+        (lambda: divergence(torch.sin, X.long()), TypeError, "x has dtype"),
+        (lambda: denoising_loss(torch.sin, X, 1.0, X.long()), TypeError, "eps has dtype"),
+        (lambda: denoising_loss(torch.sin, X, math.inf, X), ValueError, "sigma must be > 0 and finite"),
+        (lambda: denoising_loss(torch.sin, X, torch.tensor([1.0, -1.0, 1.0, 1.0]), X), ValueError, "sigma must be > 0"),
+        (lambda: denoising_loss(torch.sin, X, torch.ones(4, 1), X), ValueError, r"sigma must be .* got shape \(4, 1\)"),
+        (lambda: energy_score(lambda x: x.sum(1))(X.long()), TypeError, "x has dtype"),
+        (lambda: EnergyMLP(2)(torch.zeros(2)), ValueError, r"takes \(B, 2\)"),
+        (lambda: EnergyMLP(2, 0), ValueError, "width = 0"),
+        (lambda: EnergyMLP(2, 8, 0), ValueError, "layers = 0"),
+    ],
+)
+def test_more_bad_input_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -6,11 +6,13 @@ Usage:
     python book/_tools/errata.py --check    fail when the page is not what the chapters say
 
 What is wrong and what it costs is read from the stored output of the chapters' `refute` cells, the right formula from the
-equation it belongs to, the wrong versions of the package from tests/mutants.yml. Only the habits are described here.
+equation it belongs to, the wrong versions of the package from tests/mutants.yml, the rates of the general mutation test from
+tests/mutation.json. Only the habits are described here.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from index import write_or_check
 
 PAGE = ROOT / "book" / "errata.md"
 REGISTER = ROOT / "tests" / "mutants.yml"
+MUTATION = ROOT / "tests" / "mutation.json"
 HEAD = """\
 # Common slips of the field
 
@@ -138,11 +141,12 @@ def slips(book: list[Chapter]) -> list[Slip]:
 
 def page(book: list[Chapter]) -> str:
     found, mutants = slips(book), yaml.safe_load(REGISTER.read_text(encoding="utf-8"))
+    general = json.loads(MUTATION.read_text(encoding="utf-8"))["modules"] if MUTATION.exists() else {}
     of = {habit: [s for s in found if s.habit == habit] for habit in range(len(HABITS))}
     count = f"{len(found)} wrong formulas and claims, each refuted by number, from {len({s.chapter for s in found})} chapters."
     parts = [HEAD.format(count=count)]
     parts += [section(HABITS[habit], of[habit], book) for habit in of if of[habit]]
-    return "\n".join([*parts, register(mutants)])
+    return "\n".join([*parts, register(mutants, general)])
 
 
 def section(habit: tuple[str, str, str], found: list[Slip], book: list[Chapter]) -> str:
@@ -157,14 +161,23 @@ def section(habit: tuple[str, str, str], found: list[Slip], book: list[Chapter])
     return "\n".join(lines)
 
 
-def register(mutants: list[dict]) -> str:
-    """The wrong versions of the package, which `make test` tries one by one."""
+def register(mutants: list[dict], general: dict[str, dict]) -> str:
+    """The wrong versions of the package, which `make test` tries one by one, and the rates of the general test."""
     lines = [
         "## Would the tests notice?",
         "",
         f"A check is worth what it can notice. {len(mutants)} wrong versions of this package's functions, most of them slips "
         "from above, are tried one by one by `make test`: in each case a unit test and a check cell of the chapter must fail. "
-        "A version that passes either stops the build.",
+        "A version that passes either stops the build. They are listed below.",
+        "",
+        "That list was written by hand. `make mutation` leaves the choice to a program: it edits each function of seven "
+        "modules in every small way it knows (another operator, another number, a condition turned, a method or a check left "
+        "out) and runs the module's unit tests against each edit. Those that no test notices are read one by one: each is "
+        "explained in `tests/survivors.yml`.",
+        "",
+        "| Module | Edits | Noticed | |",
+        "|---|---|---|---|",
+        *rates(general),
         "",
         "| Function | What is written wrongly | Check cell |",
         "|---|---|---|",
@@ -173,6 +186,14 @@ def register(mutants: list[dict]) -> str:
         seen = f"Eq. ({m['check']})" if m.get("check") else f"none: {m['equivalent']}"
         lines.append(f"| `{m['function'].split('.', 1)[1]}` | {escaped(m['slip'])} | {seen} |")
     return "\n".join(lines) + "\n"
+
+
+def rates(general: dict[str, dict]) -> list[str]:
+    counts = {
+        name: [sum(of[key] for of in table.values()) for key in ("mutants", "noticed")] for name, table in general.items()
+    }
+    counts["all"] = [sum(column) for column in zip(*counts.values())]
+    return [f"| `{name}` | {total:,} | {noticed:,} | {noticed / total:.1%} |" for name, (total, noticed) in counts.items()]
 
 
 def escaped(text: str) -> str:
