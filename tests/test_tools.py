@@ -12,7 +12,9 @@ import errata
 import execute
 import index
 import install
+import lock
 import nbformat
+import oldest
 import pytest
 import stages
 from conftest import ROOT, tiny_cells, write_chapter
@@ -232,6 +234,17 @@ def test_an_old_python_is_told(monkeypatch, capsys):
     monkeypatch.setattr(sys, "version_info", (3, 8, 1))
     assert install.main() == 1
     assert "Python 3.10 or newer is needed; this is 3.8.1" in capsys.readouterr().err
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    pins = dict(pin.split("==") for pin in oldest.bounds(text))
+    for extra in ("", *oldest.EXTRAS):
+        for requirement in lock.declared()[extra]:
+            assert requirement.specifier.contains(pins[requirement.name])
+            assert not requirement.specifier.contains("0.0.1") and len(requirement.specifier) == 1
+    assert "torch" in pins and "torch" not in dict(pin.split("==") for pin in oldest.bounds(text, ("torch",)))
+    assert all((ROOT / path).exists() for path in oldest.suites()) and len(oldest.suites()) > 20
 
 
 def test_an_installed_package_carries_the_weights(tmp_path):
