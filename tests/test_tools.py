@@ -1,6 +1,7 @@
 """Executor, index, installation and stages: what `make` leans on."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,10 @@ import nbformat
 import oldest
 import pytest
 import stages
+import yaml
 from conftest import ROOT, tiny_cells, write_chapter
+
+import ddpm_edu
 
 # The executor -----------------------------------------------------------------------------------------------------
 
@@ -245,6 +249,16 @@ def test_the_oldest_versions_are_the_lower_bounds():
             assert not requirement.specifier.contains("0.0.1") and len(requirement.specifier) == 1
     assert "torch" in pins and "torch" not in dict(pin.split("==") for pin in oldest.bounds(text, ("torch",)))
     assert all((ROOT / path).exists() for path in oldest.suites()) and len(oldest.suites()) > 20
+
+
+def test_one_version_in_package_changelog_and_citation():
+    changes = re.findall(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert changes[0] == cited["version"] == ddpm_edu.__version__
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)  # what the format asks for
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8").split()[0]
+    assert cited["license"] == licence
+    assert f'license = {{text = "{licence}"}}' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_an_installed_package_carries_the_weights(tmp_path):
