@@ -25,6 +25,8 @@ PAGES = CHAPTERS + sorted(f"{path.parent.name}/{path.name}" for path in OTHERS) 
 # Every page is opened twice: on a desk by day, and on a phone by night.
 LOOKS = {"desk": {"width": 1200, "dark": False}, "phone": {"width": 390, "dark": True}}
 PATIENCE = 120_000  # ms; a busy machine is no reason to fail
+HEAVIEST = 1_500_000  # bytes of a page and all it loads, apart from fonts and MathJax, which are loaded once for all pages
+SLOWEST = 2.0  # seconds of the processor's time until a page has loaded
 
 pytestmark = [
     pytest.mark.skipif(not stages.PAGE.is_file(), reason="the book is not built: make book"),
@@ -102,12 +104,27 @@ def opened(request, browser, site):
     page.on("pageerror", lambda e: wrong.append(f"script error: {e}"))
     page.on("requestfailed", lambda r: wrong.append(f"failed request: {r.url}"))
     page.on("response", lambda r: wrong.append(f"status {r.status}: {r.url}") if r.status >= 400 else None)
+    page.weights = {}  # address -> bytes
+    page.on("response", lambda r: page.weights.update({r.url: int(r.headers.get("content-length", 0))}))
+    meter = context.new_cdp_session(page)
+    meter.send("Performance.enable", {"timeDomain": "threadTicks"})  # the page's own time, however busy the machine is
     page.goto(site + path, wait_until="load")
+    page.seconds = {m["name"]: m["value"] for m in meter.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
     if page.locator(".math").count():
         page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
         page.evaluate("MathJax.startup.promise")
     yield page, path, look, wrong
     context.close()
+
+
+def test_page_is_light_and_quick(opened):
+    page, path, *_ = opened
+    weights = {url: n for url, n in page.weights.items() if "/mathjax/" not in url and not url.endswith((".woff", ".woff2"))}
+    assert weights.get(page.url.split("#")[0]), "the page itself must be among what was weighed"
+    heaviest = sorted(weights.items(), key=lambda item: -item[1])[:4]
+    told = ", ".join(f"{url.rsplit('/', 1)[-1]} {n / 1000:.0f} kB" for url, n in heaviest)
+    assert sum(weights.values()) <= HEAVIEST, f"{path} weighs {sum(weights.values()) / 1e6:.2f} MB: {told}"
+    assert 0 < page.seconds <= SLOWEST, f"{path} takes {page.seconds:.1f} s to load"
 
 
 of_chapters = pytest.mark.parametrize("opened", looks(CHAPTERS), ids="-".join, indirect=True)
@@ -224,3 +241,44 @@ def test_solutions_are_folded_and_open(opened):
 def test_nothing_went_wrong(opened):
     """No script error, no failed request, none to another server, during all of the above."""
     assert not opened[3], "\n".join(opened[3])
+
+
+def _alone(browser, width: int = 1280, height: int = 800):
+    """A page that can reach nothing but files."""
+    context = browser.new_context(viewport={"width": width, "height": height}, offline=True)
+    context.set_default_timeout(PATIENCE)
+    return context.new_page()
+
+
+def test_the_first_screen_says_what_why_and_where_to_start(browser):
+    page = _alone(browser)
+    page.goto((HTML / "book" / "intro.html").as_uri())
+    for words in (
+        "A diffusion model learns to undo noise",
+        "Why trust it?",
+        "checked by a cell that can fail",
+        "Where to start.",
+    ):
+        box = page.locator("article").get_by_text(words).first.bounding_box()
+        assert box and 0 <= box["y"] and box["y"] + box["height"] <= 800, f"below the first screen: {words}"
+    start = page.locator("article a", has_text="one page of diffusion").first
+    assert start.bounding_box()["y"] < 780
+    start.click()
+    assert page.url.endswith("01_one_page.html")
+    page.context.close()
+
+
+@pytest.mark.parametrize(
+    "query, page_found", [("posterior", "05_posterior"), ("langevin", "16_langevin"), ("U-Net", "10_the_unet")]
+)
+def test_search_works_from_files_without_a_network(browser, query, page_found):
+    """From the first page, by the keyboard, as on a train: the results are links, and the chapter is among them."""
+    page = _alone(browser)
+    page.goto((HTML / "book" / "intro.html").as_uri())
+    page.keyboard.press("Control+k")
+    page.locator("#pst-search-dialog input[type=search]").fill(query)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#search-results li a")
+    links = [a.get_attribute("href") or "" for a in page.locator("#search-results li a").all()]
+    assert any(page_found in link for link in links)
+    page.context.close()
