@@ -13,6 +13,7 @@ import re
 import torch
 from torch import Tensor
 
+from ._args import instance, number
 from .gaussian import Gaussian
 
 ROUTES = (
@@ -79,6 +80,7 @@ def check_mean(tag: str, samples, want, *, z: float = 5.0, se_max: float | None 
     see how sharp the test is. `se_max` fails a test that is blunter than that. Use a fixed seed.
     """
     _known_tag(tag)
+    number(z, "z", 0, math.inf)
     x = _array(samples, "samples")
     if x.ndim < 1 or len(x) < 100:
         raise ValueError(f"samples must have at least 100 draws along axis 0, got shape {tuple(x.shape)}")
@@ -103,6 +105,7 @@ def check_distribution(tag: str, samples, law: Gaussian, *, z: float = 5.0) -> N
     distribution function are compared too. samples: (n, *law's shape). Each coordinate must pass.
     """
     _known_tag(tag)
+    number(z, "z", 0, math.inf), instance(law, "law", Gaussian)
     x = _array(samples, "samples")
     if x.ndim < 1 or len(x) < 1000:
         raise ValueError(f"samples must have at least 1000 draws along axis 0, got shape {tuple(x.shape)}")

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from . import data, weights
+from ._args import count, instance
 from .diffusion import LearnedVariance, ReverseVariance
 from .guidance import guided
 from .samplers import ancestral, autocast
@@ -281,8 +282,11 @@ def draw(
     learned = config.network.get("learned_variance", False)
     if learned and scale != 1:
         raise Refused(f"--guidance {scale} is for networks without a learned variance: guidance says nothing about v")
+    if y is not None and (instance(y, "y", Tensor).shape != (count(n, "n"),) or not config.network.get("classes")):
+        raise Refused(f"y must name a class for each of the {n} images, for a network with classes; got {tuple(y.shape)}")
+    count(n, "n"), count(seed, "seed", low=0)
     diffusion, device = config.diffusion(), next(network.parameters()).device
-    moves = diffusion.schedule.steps(steps or config.sample_steps)
+    moves = diffusion.schedule.steps(config.sample_steps if steps is None else steps)
     generator = torch.Generator(device).manual_seed(seed)
     model = autocast(network) if config.precision == "bfloat16" else network
     done = []
@@ -307,6 +311,9 @@ def write_images(path: Path, pixels: Tensor) -> None:
 
     import numpy as np
 
+    if path.suffix not in (".png", ".npy"):
+        raise ValueError(f"path = {path} must end in .png or .npy")
+    grid(pixels[:1])  # refuses what are no images
     buffer = io.BytesIO()
     if path.suffix == ".npy":
         np.save(buffer, pixels.permute(0, 2, 3, 1).contiguous().numpy())
@@ -320,6 +327,11 @@ def write_images(path: Path, pixels: Tensor) -> None:
 
 def grid(pixels: Tensor, gap: int = 2, least: int = 40) -> Tensor:
     """uint8 images (n, C, H, W) side by side as one (C, rows, columns): about square, small ones enlarged, thin gaps."""
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or not len(pixels):
+        raise ValueError(
+            f"pixels must be uint8 of shape (n, 1, H, W) or (n, 3, H, W) with n >= 1, got {pixels.dtype} {tuple(pixels.shape)}"
+        )
+    count(gap, "gap", low=0), count(least, "least")
     n, C, H, W = pixels.shape
     columns = min(n, max(1, round(n**0.5)))
     rows = -(-n // columns)

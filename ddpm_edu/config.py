@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ._args import count, number
+from ._args import count, instance, number
 from .diffusion import GaussianDiffusion
-from .weights import build_schedule
+from .weights import NETWORKS, build_schedule
+
+NONE = type(None)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,16 @@ class TrainConfig:
     sample_steps: int | None = None  # moves of the default sampler; None visits all T
 
     def __post_init__(self):
+        instance(self.data, "data", str), instance(self.network, "network", dict)
+        if self.network.get("kind") not in NETWORKS:
+            raise ValueError(f"network = {self.network} must name its kind: one of {', '.join(NETWORKS)}")
+        for name, kinds in (
+            ("flip", (bool,)),
+            ("lr_decay", (bool,)),
+            ("compile", (bool, NONE)),
+            ("channels_last", (bool, NONE)),
+        ):
+            instance(getattr(self, name), name, *kinds)
         for name in ("T", "steps", "batch", "accumulate"):
             count(getattr(self, name), name)
         count(self.warmup, "warmup", low=0)
@@ -73,7 +85,9 @@ class TrainConfig:
             raise ValueError(f"accumulate = {self.accumulate} is more than the batch = {self.batch}")
         if self.stored not in ("float32", "float16"):
             raise ValueError(f"stored = {self.stored!r} must be 'float32' or 'float16'")
-        build_schedule(self.schedule, self.T).steps(self.sample_steps)
+        if self.sample_steps is not None and count(self.sample_steps, "sample_steps") > self.T:
+            raise ValueError(f"sample_steps = {self.sample_steps} is more than T = {self.T}")
+        build_schedule(self.schedule, self.T)
 
     def diffusion(self) -> GaussianDiffusion:
         """The diffusion this configuration trains for."""

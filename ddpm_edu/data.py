@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ._args import count, number, real
+from ._args import count, instance, number, real
 
 # Images as bytes, images as numbers ------------------------------------------------------------------------------
 
@@ -24,20 +24,26 @@ def to_unit(pixels: Tensor, levels: int = 256) -> Tensor:
     """Grey levels 0..levels-1 (uint8) to float32 in [-1, 1]: x = 2 p / (levels - 1) - 1 [Ho 2020, Sec. 3.3]."""
     if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8:
         raise TypeError(f"pixels must be a uint8 tensor, got {getattr(pixels, 'dtype', type(pixels).__name__)}")
-    if pixels.numel() and int(pixels.max()) >= count(levels, "levels", low=2):
+    if pixels.numel() and int(pixels.max()) >= _levels(levels):
         raise ValueError(f"pixels hold the value {int(pixels.max())}, but levels = {levels} allows 0..{levels - 1}")
     return pixels.float() * (2 / (levels - 1)) - 1
 
 
 def to_pixels(x: Tensor, levels: int = 256) -> Tensor:
     """The nearest of the grey levels 0..levels-1 (uint8), the inverse of `to_unit`; beyond [-1, 1] the end level."""
-    scaled = (real(x, "x").float() + 1) * ((count(levels, "levels", low=2) - 1) / 2)
+    scaled = (real(x, "x").float() + 1) * ((_levels(levels) - 1) / 2)
     return scaled.round().clamp(0, levels - 1).to(torch.uint8)
 
 
 def to_bytes(x: Tensor, levels: int = 256) -> Tensor:
     """x in [-1, 1] as uint8 0..255, on the grid of an image set with that many grey levels."""
     return (to_pixels(x, levels).float() * (255 / (levels - 1))).round().to(torch.uint8)
+
+
+def _levels(levels: int) -> int:
+    if count(levels, "levels", low=2) > 256:
+        raise ValueError(f"levels = {levels} do not fit into a byte; 2..256 are allowed")
+    return levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +54,19 @@ class ImageData:
     pixels: Tensor
     labels: Tensor
     levels: int = 256
+
+    def __post_init__(self):
+        pixels, labels, n = (
+            instance(self.pixels, "pixels", Tensor),
+            instance(self.labels, "labels", Tensor),
+            _levels(self.levels),
+        )
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+            raise TypeError(f"pixels must be uint8 (N, C, H, W), got {pixels.dtype} of shape {tuple(pixels.shape)}")
+        if labels.dtype != torch.int64 or labels.shape != pixels.shape[:1]:
+            raise TypeError(f"labels must be int64 ({len(pixels)},), got {labels.dtype} of shape {tuple(labels.shape)}")
+        if pixels.numel() and int(pixels.max()) >= n:
+            raise ValueError(f"pixels hold the value {int(pixels.max())}, but levels = {n} allows 0..{n - 1}")
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -75,7 +94,11 @@ class ImageFiles:
     levels = 256
 
     def __init__(self, name: str, paths: list[Path], size: int, crop: int | None = None):
-        self.name, self.paths, self.size, self.crop = name, paths, count(size, "size"), crop
+        if not paths:
+            raise ValueError(f"paths is empty: {name} has no images")
+        self.name, self.paths, self.size, self.crop = name, paths, count(size, "size"), crop and count(crop, "crop")
+        if crop == 0:
+            raise ValueError("crop = 0 leaves nothing of an image; give None, or at least 1")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -122,7 +145,7 @@ def digits_split(seed: int = 0) -> dict[str, Tensor]:
     judges of `metrics.quality` learn from halvings of their own.
     """
     labels = digits().labels
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(count(seed, "seed", low=0))
     parts: dict[str, list[Tensor]] = {"A": [], "rest": [], "H": []}
     for label in range(10):
         of_class = torch.nonzero(labels == label)[:, 0]
@@ -143,7 +166,7 @@ IMAGE_SETS = ("digits", "mnist", "fashion_mnist", "cifar10", "celeba")
 
 def levels_of(name: str) -> int:
     """How many grey levels the image set has."""
-    return 17 if name == "digits" else 256
+    return 17 if instance(name, "name", str) == "digits" else 256
 
 
 def load(name: str, root: str | Path | None = None, split: str = "train", size: int = 64) -> ImageData | ImageFiles:
@@ -155,6 +178,7 @@ def load(name: str, root: str | Path | None = None, split: str = "train", size: 
     """
     if split not in ("train", "test"):
         raise ValueError(f"split = {split!r} must be 'train' or 'test'")
+    instance(name, "name", str, Path), count(size, "size")
     if name == "digits":
         data, part = digits(), digits_split()["train" if split == "train" else "H"]
         return ImageData("digits", data.pixels[part], data.labels[part], data.levels)
@@ -252,7 +276,7 @@ def toy(name: str, n: int, seed: int = 0) -> Tensor:
     """`n` points of the toy set `name` (one of TOYS), the same ones for the same seed; float32, shape (n, 2)."""
     if name not in TOYS:
         raise ValueError(f"toy = {name!r} must be one of {', '.join(TOYS)}")
-    return TOYS[name](n, torch.Generator().manual_seed(seed))
+    return TOYS[name](n, torch.Generator().manual_seed(count(seed, "seed", low=0)))
 
 
 def _noise(n: int, noise: float, generator: torch.Generator | None) -> Tensor:

@@ -6,13 +6,14 @@ Randomness is explicit: whoever calls draws `eps` and `t`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ._args import as_steps, common_shape, number, real
+from ._args import as_steps, common_shape, floating, instance, number, real
 from .gaussian import Gaussian, discretised_log_prob
 from .schedules import NoiseSchedule
 
@@ -39,9 +40,7 @@ class GaussianDiffusion:
     """
 
     def __init__(self, schedule: NoiseSchedule):
-        if not isinstance(schedule, NoiseSchedule):
-            raise TypeError(f"schedule must be a NoiseSchedule, got {type(schedule).__name__}")
-        self.schedule = schedule
+        self.schedule = instance(schedule, "schedule", NoiseSchedule)
         self.T = schedule.T
 
     def __repr__(self) -> str:
@@ -127,11 +126,12 @@ class GaussianDiffusion:
 
     def sigma2_beta(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
         """σ² = β = 1 - ᾱ_t/ᾱ_s, the larger of the paper's two reverse variances (β_t for s = t-1) [Ho 2020, Sec. 3.2]."""
+        floating(x_t, "x_t")
         return _cast(self._pair(t, s, x_t.shape)[3], x_t)
 
     def sigma2_beta_tilde(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
         """σ² = β̃ = (1 - ᾱ_s)/(1 - ᾱ_t) · β, the smaller one; 0 at s = 0 [Ho 2020, Sec. 3.2]."""
-        alpha_bar_t, alpha_bar_s, _, beta = self._pair(t, s, x_t.shape)
+        alpha_bar_t, alpha_bar_s, _, beta = self._pair(t, s, floating(x_t, "x_t").shape)
         return _cast((1 - alpha_bar_s) / (1 - alpha_bar_t) * beta, x_t)
 
     def sigma2_beta_tilde_clipped(self, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
@@ -140,8 +140,8 @@ class GaussianDiffusion:
         With T = 1 there is no β̃_2; then β_1 is used.
         """
         tables = self.schedule
-        floor = _cast(tables.beta_tildes[2] if self.T > 1 else tables.betas[1], x_t)
         sigma2 = self.sigma2_beta_tilde(x_t, t, s)
+        floor = _cast(tables.beta_tildes[2] if self.T > 1 else tables.betas[1], x_t)
         return torch.where(sigma2 > 0, sigma2, floor)
 
     def sigma2_interpolated(self, v, x_t: Tensor, t: int | Tensor, s: int | Tensor | None = None) -> Tensor:
@@ -174,9 +174,11 @@ class GaussianDiffusion:
         """eps_hat = eps_model(x_t, t), with t as the (B,) tensor that networks expect, and its shape checked."""
         if real(x_t, "x_t").ndim < 1:
             raise ValueError("x_t must have a batch axis, got a 0-dim tensor")
-        steps = as_steps(t, self.T).to(x_t.device).expand(x_t.shape[0])
-        eps_hat = eps_model(x_t, steps)
-        if eps_hat.shape != x_t.shape:
+        steps = as_steps(t, self.T)
+        if steps.ndim and len(steps) != len(x_t):
+            raise ValueError(f"t has {len(steps)} entries, but x_t has shape {tuple(x_t.shape)}: give one per batch entry")
+        eps_hat = eps_model(x_t, steps.to(x_t.device).expand(len(x_t)))
+        if instance(eps_hat, "eps_model(x_t, t)", Tensor).shape != x_t.shape:
             raise ValueError(f"eps_model returned shape {tuple(eps_hat.shape)}, x_t has {tuple(x_t.shape)}; they must be equal")
         return eps_hat
 
@@ -340,6 +342,7 @@ class GaussianDiffusion:
         t = 1:  L_0 = -log p(x_0), with the discretised decoder of `levels` grey values [Ho 2020, Eq. 13], or with the
         Gaussian density itself when `levels` is None (data that are not images).
         """
+        _same_shape(x_0=x_0, x_t=x_t, p_mean=p.mean)
         steps = as_steps(t, self.T).expand(x_0.shape[0])
         mean, var = torch.broadcast_tensors(p.mean, p.var)
         first, rest = steps == 1, steps > 1
@@ -399,8 +402,19 @@ def _own_noise(x_0: Tensor, eps: Tensor) -> None:
     """Refuse an eps that would be shared between coordinates."""
     if real(eps, "eps").shape != real(x_0, "x_0").shape:
         raise ValueError(f"eps has shape {tuple(eps.shape)}, x_0 has {tuple(x_0.shape)}; each coordinate needs its own noise")
+    if not x_0.numel():
+        raise ValueError(f"x_0 has shape {tuple(x_0.shape)}: an empty batch has no loss; give one sample at least")
+
+
+def _same_shape(**tensors: Tensor) -> None:
+    """Refuse tensors of which one would be broadcast to the others."""
+    shapes = {name: tuple(floating(x, name).shape) for name, x in tensors.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"{', '.join(shapes)} must have one shape, got {', '.join(map(str, shapes.values()))}")
 
 
 def per_sample(x: Tensor) -> Tensor:
     """Sum over everything but the batch axis."""
-    return x.reshape(len(x), -1).sum(1)
+    if instance(x, "x", Tensor).ndim < 1:
+        raise ValueError("x must have a batch axis, got a 0-dim tensor")
+    return x.reshape(len(x), math.prod(x.shape[1:])).sum(1)

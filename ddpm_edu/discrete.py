@@ -15,7 +15,7 @@ from itertools import combinations, pairwise
 import torch
 from torch import Tensor
 
-from ._args import as_steps, count
+from ._args import as_steps, count, instance
 from .samplers import Step
 from .schedules import NoiseSchedule
 
@@ -288,12 +288,15 @@ class SequenceLaw:
         """
         bars = diffusion.Q_bars[as_steps(t, diffusion.T)]
         reach = _row(bars.mT, diffusion._state(x_t))  # (B, D, S): q(x_t[d] | every state)
+        if x_t.shape[1] != self.D:
+            raise ValueError(f"x_t has {x_t.shape[1]} positions, this law {self.D}")
         joint = self.probs * torch.stack([reach[:, d, self.sequences[:, d]] for d in range(self.D)]).prod(0)
         joint = torch.where(joint.sum(1, keepdim=True) > 0, joint, self.probs)
         return joint / joint.sum(1, keepdim=True)
 
     def denoiser(self, diffusion: DiscreteDiffusion) -> X0Model:
         """The ideal x0_model: log q(x_0[d] | x_t) for each position d, from the table."""
+        instance(diffusion, "diffusion", DiscreteDiffusion)
         one_hot = torch.nn.functional.one_hot(self.sequences, self.letters).double()
         return lambda x_t, t: torch.einsum("bn,ndk->bdk", self.posterior(diffusion, x_t, t), one_hot).log()
 
@@ -301,7 +304,7 @@ class SequenceLaw:
 def sequences(states: int, D: int) -> Tensor:
     """All states^D sequences in the order of counting, int64 (states^D, D). Refuses more than 2^20."""
     if count(states, "states") ** count(D, "D") > 2**20:
-        raise ValueError(f"{states}^{D} sequences are too many to enumerate; at most 2^20")
+        raise ValueError(f"states = {states} and D = {D}: {states}^{D} sequences are too many to enumerate; at most 2^20")
     return torch.cartesian_prod(*[torch.arange(states)] * D).reshape(-1, D)
 
 
@@ -310,7 +313,7 @@ def step_matrix(diffusion: DiscreteDiffusion, x0_model: X0Model, D: int, t: int,
 
     Rows of an x_t that no x_0 leads to (a letter where all is masked by now) are 0.
     """
-    every = sequences(diffusion.states, D)
+    every, t = sequences(diffusion.states, D), int(as_steps(t, diffusion.T))
     reached = (diffusion.Q_bars[t][: diffusion.letters].sum(0) > 0)[every].all(1)
     p = torch.zeros(*every.shape, diffusion.states, dtype=torch.float64)
     p[reached] = diffusion.p_step(x0_model, every[reached], t, s)[0]
@@ -402,8 +405,11 @@ def any_order_bound(x0_model: X0Model, x_0: Tensor, mask: int) -> Tensor:
 
 def draw(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """One category from each law in the last axis of probs (..., S), int64 (...)."""
-    flat = probs.reshape(-1, probs.shape[-1])
-    return torch.multinomial(flat, 1, generator=generator).reshape(probs.shape[:-1])
+    flat = instance(probs, "probs", Tensor).reshape(-1, probs.shape[-1])
+    try:
+        return torch.multinomial(flat, 1, generator=generator).reshape(probs.shape[:-1])
+    except RuntimeError as error:
+        raise ValueError(f"probs must hold laws, numbers >= 0 with a sum above 0: {error}") from None
 
 
 def _row(M: Tensor, x: Tensor) -> Tensor:
@@ -420,7 +426,7 @@ def _kl(q: Tensor, p: Tensor) -> Tensor:
 
 
 def _softmax(logits: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if tuple(logits.shape) != shape:
+    if tuple(instance(logits, "x0_model(x_t, t)", Tensor).shape) != shape:
         raise ValueError(f"x0_model returned shape {tuple(logits.shape)}; wanted (B, D, letters) = {shape}")
     p = logits.double().softmax(-1)
     if bool(p.isnan().any()):

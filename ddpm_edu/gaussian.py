@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ._args import common_shape, count, real
+from ._args import common_shape, count, finite, instance, real
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,7 @@ class Gaussian:
 
         It is +∞ where self is a point and other is not. Raises ValueError where other is a point.
         """
+        instance(other, "other", Gaussian)
         common_shape(mean=self.mean, var=self.var, other_mean=other.mean, other_var=other.var)
         other_var = other._positive_var("kl(other)")
         ratio = self.var / other_var
@@ -123,7 +124,7 @@ class FullGaussian:
 
     def kl(self, other: FullGaussian) -> Tensor:
         """KL(self ‖ other) = ½ [tr(cov'⁻¹ cov) - n + log(det cov'/det cov) + (mean - mean')ᵀ cov'⁻¹ (mean - mean')]."""
-        if len(self.mean) != len(other.mean):
+        if len(self.mean) != len(instance(other, "other", FullGaussian).mean):
             raise ValueError(f"self has {len(self.mean)} coordinates, other has {len(other.mean)}; they must be equal")
         trace = torch.cholesky_solve(self.cov, other.root).trace()
         log_dets = other._log_det_2pi() - self._log_det_2pi()
@@ -137,6 +138,9 @@ class FullGaussian:
         """The law of A x + b for x ~ self: N(A mean + b, A cov Aᵀ). Shapes: A (m, n) of rank m, b (m,) or a number."""
         if real(A, "A").ndim != 2 or A.shape[1] != len(self.mean):
             raise ValueError(f"A must have shape (m, {len(self.mean)}), got {tuple(A.shape)}")
+        b = finite(b, "b", self.mean)
+        if b.shape not in ((), A.shape[:1]):
+            raise ValueError(f"b must be a number or have shape ({len(A)},), as A has {len(A)} rows; got {tuple(b.shape)}")
         cov = A @ self.cov @ A.T
         return FullGaussian(A @ self.mean + b, (cov + cov.T) / 2)
 
@@ -146,7 +150,10 @@ class FullGaussian:
 
         Raises ValueError unless -η_2 is symmetric and positive definite.
         """
-        precision = cls(eta_1, -2 * real(eta_2, "eta_2"))
+        try:
+            precision = cls(eta_1, -2 * real(eta_2, "eta_2"))
+        except ValueError as error:
+            raise ValueError(f"eta_1 and eta_2 make no Gaussian: with mean = eta_1 and cov = -2 eta_2, {error}") from None
         cov = torch.cholesky_inverse(precision.root)
         return cls(cov @ eta_1, cov)
 
@@ -181,7 +188,7 @@ def push_forward(g: Gaussian, a: Tensor | float, var: Tensor | float, b: Tensor 
 
     This one line is scaling, shifting, adding and marginalising: ∫ N(y; a·x + b, var) g(x) dx.
     """
-    a, b, var = _like(a, g), _like(b, g), _like(var, g)
+    a, b, var = _like(a, "a", instance(g, "g", Gaussian)), _like(b, "b", g), _like(var, "var", g)
     return Gaussian(a * g.mean + b, a**2 * g.var + var)
 
 
@@ -191,7 +198,8 @@ def product(g: Gaussian, h: Gaussian) -> tuple[Gaussian, Tensor]:
     1/v = 1/g.var + 1/h.var (precisions add),   m = v · (g.mean/g.var + h.mean/h.var),
     Z = N(g.mean; h.mean, g.var + h.var). Raises ValueError where a variance is 0.
     """
-    g_var, h_var = g._positive_var("product"), h._positive_var("product")
+    g_var, h_var = (instance(x, name, Gaussian)._positive_var("product") for name, x in (("g", g), ("h", h)))
+    common_shape(g_mean=g.mean, g_var=g_var, h_mean=h.mean, h_var=h_var)
     var = 1 / (1 / g_var + 1 / h_var)
     mean = var * (g.mean / g_var + h.mean / h_var)
     log_Z = Gaussian(h.mean, g_var + h_var).log_prob(g.mean)
@@ -204,7 +212,7 @@ def condition(prior: Gaussian, y: Tensor, a: Tensor | float, var: Tensor | float
     gain = a·v / (a²·v + var) with v = prior.var,   mean = m + gain · (y - a·m),   variance = (1 - gain·a) · v.
     Unlike `product` it allows a prior that is a point. Raises ValueError where a²·v + var is 0.
     """
-    a, var = _like(a, prior), _like(var, prior)
+    a, var = _like(a, "a", instance(prior, "prior", Gaussian)), _like(var, "var", prior)
     common_shape(y=real(y, "y"), mean=prior.mean, var=var)
     total = a**2 * prior.var + var
     if total.device.type == "cpu" and (total <= 0).any():
@@ -225,7 +233,10 @@ def condition_joint(mean: Tensor, cov: Tensor, y: Tensor, keep: int) -> tuple[Te
             f"want mean (n,), cov (n, n), y (n - keep,) with 0 < keep < n; "
             f"got mean {tuple(mean.shape)}, cov {tuple(cov.shape)}, y {tuple(y.shape)}, keep = {keep}"
         )
-    gain = torch.linalg.solve(cov[keep:, keep:], cov[keep:, :keep]).T
+    try:
+        gain = torch.linalg.solve(cov[keep:, keep:], cov[keep:, :keep]).T
+    except torch.linalg.LinAlgError:
+        raise ValueError(f"cov has no inverse on the {n - keep} coordinates of y, so y cannot be conditioned on") from None
     return mean[:keep] + gain @ (y - mean[keep:]), cov[:keep, :keep] - gain @ cov[keep:, :keep]
 
 
@@ -253,5 +264,9 @@ def discretised_log_prob(x: Tensor, g: Gaussian, levels: int = 256) -> Tensor:
     return log_high + torch.log(-torch.expm1(log_low - log_high))
 
 
-def _like(value: Tensor | float, g: Gaussian) -> Tensor:
-    return torch.as_tensor(value, dtype=g.mean.dtype, device=g.mean.device)
+def _like(value: Tensor | float, name: str, g: Gaussian) -> Tensor:
+    x = finite(value, name, g.mean)
+    common_shape(**{name: x, "g.mean": g.mean})
+    if name == "var" and x.device.type == "cpu" and (x < 0).any():
+        raise ValueError(f"var must be >= 0, got {float(x.min())}: it is a variance")
+    return x

@@ -74,13 +74,17 @@ def log_prob_gradient(classifier: Callable[[Tensor, Tensor], Tensor], x_t: Tenso
         if logits.ndim != 2 or len(logits) != len(x):
             raise ValueError(f"classifier returned shape {tuple(logits.shape)}; wanted ({len(x)}, classes), a row for each x_t")
         _labels(y, logits.shape[1])
+        _one_each(y, x_t)
+        if not logits.requires_grad:
+            raise ValueError("classifier(x_t, t) has no gradient with respect to x_t: is it detached, or a constant?")
         chosen = logits.log_softmax(1)[torch.arange(len(x), device=x.device), y.to(x.device)]
         return torch.autograd.grad(chosen.sum(), x)[0]
 
 
 def _labels(y: Tensor, classes: int | None = None) -> None:
     if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.ndim != 1:
-        raise TypeError(f"y must be an int64 tensor of shape (B,), got {getattr(y, 'dtype', type(y).__name__)}")
+        got = f"dtype {y.dtype} and shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"y must be an int64 tensor of shape (B,), got {got}")
     if y.numel() and not (0 <= int(y.min()) and (classes is None or int(y.max()) < classes)):
         known = f"0..{classes - 1} are known" if classes else "they count from 0"
         raise ValueError(f"y holds classes from {int(y.min())} to {int(y.max())}; {known}")

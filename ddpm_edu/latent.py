@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._args import common_shape, number, real
+from ._args import common_shape, instance, number, real
 from .gaussian import Gaussian, condition, push_forward
 
 
@@ -23,9 +23,7 @@ class LinearGaussianModel:
     """
 
     def __init__(self, prior: Gaussian, slope: float, noise_var: float):
-        if not isinstance(prior, Gaussian):
-            raise TypeError(f"prior must be a Gaussian, got {type(prior).__name__}")
-        if (prior.var == 0).any():
+        if (instance(prior, "prior", Gaussian).var == 0).any():
             raise ValueError("prior.var must be > 0 everywhere; it is 0 somewhere: a latent that is known is not latent")
         self.prior = prior
         self.slope = number(slope, "slope", -math.inf, math.inf)
@@ -88,6 +86,7 @@ def effective_share(target: Gaussian, q: Gaussian) -> Tensor:
     √(v (2s - v)) / s · exp(-(μ - m)² / (2s - v)) for target N(μ, v) and q N(m, s); 0 where s <= v/2, since the weights
     then have no variance.
     """
+    instance(target, "target", Gaussian), instance(q, "q", Gaussian)
     common_shape(target_mean=target.mean, target_var=target.var, q_mean=q.mean, q_var=q.var)
     v, s = target._positive_var("effective_share"), q._positive_var("effective_share")
     room = 2 * s - v

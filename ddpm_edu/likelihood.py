@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._args import as_steps, count, number, real
+from ._args import as_steps, count, instance, number, real, whole_numbers
 from .diffusion import EpsModel, GaussianDiffusion, ReverseVariance, per_sample
 from .gaussian import Gaussian
 from .scores import divergence
@@ -78,6 +78,14 @@ class Bound:
     square_errors: Tensor
     dims: int
 
+    def __post_init__(self):
+        count(self.dims, "dims")
+        if self.terms.ndim != 2 or self.terms.shape != self.square_errors.shape:
+            raise ValueError(
+                f"terms and square_errors must both have shape (B, T + 1), got {tuple(self.terms.shape)} and "
+                f"{tuple(self.square_errors.shape)}"
+            )
+
     @property
     def nats(self) -> Tensor:
         """The bound on -log p_θ(x_0), shape (B,)."""
@@ -125,7 +133,7 @@ def variational_bound(
     if real(x_0, "x_0").ndim < 1 or not len(x_0):
         raise ValueError(f"x_0 has shape {tuple(x_0.shape)}; wanted (N, ...) with N >= 1 samples")
     T, N, size = diffusion.T, len(x_0), count(batch_size, "batch_size")
-    visited = range(1, T + 1) if steps is None else [int(as_steps(t, T, name="steps")) for t in steps]
+    visited = _visited(steps, T)
     terms, square_errors = (torch.full((N, T + 1), math.nan, dtype=torch.float64) for _ in range(2))
     terms[:, T], square_errors[:, 0] = L_T(diffusion, x_0).cpu(), 0
     batches = [slice(k, k + size) for k in range(0, N, size)]
@@ -159,7 +167,7 @@ def sampled_bits(
     `eps_model_of(labels)` is the network for images of these classes. Other arguments as in `variational_bound`.
     Feasible where N · T network calls are not: the error falls with √per_step, and does not depend on N.
     """
-    if len(labels) != len(real(x_0, "x_0")):
+    if len(instance(labels, "labels", Tensor)) != len(real(x_0, "x_0")):
         raise ValueError(f"{len(x_0)} images, but {len(labels)} labels")
     if not 2 <= count(per_step, "per_step") <= len(x_0):
         raise ValueError(f"per_step = {per_step} must be between 2 and the number of images, {len(x_0)}")
@@ -199,7 +207,7 @@ def eps_errors(
     if real(x_0, "x_0").ndim < 1 or not len(x_0):
         raise ValueError(f"x_0 has shape {tuple(x_0.shape)}; wanted (N, ...) with N >= 1 samples")
     T, size = diffusion.T, count(batch_size, "batch_size")
-    visited = range(1, T + 1) if steps is None else [int(as_steps(t, T, name="steps")) for t in steps]
+    visited = _visited(steps, T)
     squares, powers = (torch.full((T + 1,), math.nan, dtype=torch.float64) for _ in range(2))
     with torch.no_grad():
         for t in visited:
@@ -287,6 +295,7 @@ def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
 
     With the discretised decoder the nats are those of a probability, so that no correction for the scaling is needed.
     """
+    instance(nats, "nats", Tensor)
     return nats / (count(dims, "dims") * math.log(2))
 
 
@@ -370,6 +379,11 @@ def _same_shape(x_0: Tensor, x_t: Tensor, name: str) -> None:
 
 def _standard(like: Tensor) -> Gaussian:
     return Gaussian(torch.zeros_like(like), torch.ones_like(like))
+
+
+def _visited(steps: Sequence[int] | None, T: int) -> Sequence[int]:
+    """The steps asked for, each in 1..T; None stands for all."""
+    return range(1, T + 1) if steps is None else as_steps(torch.tensor(whole_numbers(steps, "steps")), T, name="steps").tolist()
 
 
 def _bar(visited, progress: bool):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._args import count, number, real
+from ._args import count, floating, number, real
 
 # Distances --------------------------------------------------------------------------------------------------------
 
@@ -98,13 +98,13 @@ def mmd2_null(
     return _mmd2(_kernel(reference.double().cpu(), bandwidth), in_x, in_y).sort().values
 
 
-def _two_sets(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _two_sets(x: Tensor, y: Tensor, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
     """x (n, d) and y (m, d) in float64, or an error that names what does not fit."""
-    for name, features in (("x", x), ("y", y)):
+    for name, features in zip(names, (x, y)):
         if real(features, name).ndim != 2 or len(features) < 2:
             raise ValueError(f"{name} must have shape (n, d) with n >= 2, got {tuple(features.shape)}")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"x has {x.shape[1]} features, y has {y.shape[1]}")
+        raise ValueError(f"{names[0]} has {x.shape[1]} features, {names[1]} has {y.shape[1]}; they must be equal")
     return x.double(), y.double()
 
 
@@ -127,7 +127,10 @@ def nearest_distances(x: Tensor, reference: Tensor) -> Tensor:
     min_j ‖x_i - r_j‖; images are flattened. Raises ValueError when the rows differ in shape, or a set is empty.
     """
     if real(x, "x").shape[1:] != real(reference, "reference").shape[1:] or not len(x) or not len(reference):
-        raise ValueError(f"want two non-empty sets of rows of one shape, got {tuple(x.shape)} and {tuple(reference.shape)}")
+        raise ValueError(
+            "x and reference must be two non-empty sets of rows of one shape, "
+            f"got {tuple(x.shape)} and {tuple(reference.shape)}"
+        )
     flat = reference.flatten(1)
     # The exact differences: cdist's matrix product would lose the small distances, which are the ones that matter.
     far = [torch.cdist(part, flat, compute_mode="donot_use_mm_for_euclid_dist").amin(1) for part in x.flatten(1).split(512)]
@@ -153,7 +156,7 @@ def precision_recall(reference: Tensor, samples: Tensor, k: int = 3) -> Neighbou
     A row is not its own neighbour, but a second copy of it is one, at distance 0; balls include their surface. In float64.
     Raises ValueError for other shapes, or sets of k rows or fewer.
     """
-    samples, reference = _two_sets(samples, reference)
+    samples, reference = _two_sets(samples, reference, ("samples", "reference"))
     if count(k, "k") >= min(len(samples), len(reference)):
         raise ValueError(f"k = {k} needs more than k rows in each set, got {len(reference)} and {len(samples)}")
     far = lambda a, b: torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")  # noqa: E731
@@ -174,7 +177,13 @@ def principal_components(reference: Tensor, k: int) -> Callable[[Tensor], Tensor
         raise ValueError(f"k = {k} must be at most {min(flat.shape)} for reference of shape {tuple(reference.shape)}")
     mean = flat.mean(0)
     axes = torch.linalg.svd(flat - mean, full_matrices=False).Vh[:k]
-    return lambda x: (x.flatten(1).double() - mean) @ axes.T
+
+    def project(x: Tensor) -> Tensor:
+        if real(x, "x").shape[1:] != reference.shape[1:]:
+            raise ValueError(f"x has rows of shape {tuple(x.shape[1:])}; those of reference have {tuple(reference.shape[1:])}")
+        return (x.flatten(1).double() - mean) @ axes.T
+
+    return project
 
 
 # Error bars -------------------------------------------------------------------------------------------------------
@@ -204,7 +213,7 @@ def bootstrap(distance: Distance, x: Tensor, y: Tensor, repeats: int = 200, gene
     copies of one row, which adds to the bias of a Fréchet distance, and makes a KID a biased one. Shape (repeats,), float64.
     """
     if not len(real(x, "x")) or not len(real(y, "y")):
-        raise ValueError(f"want two non-empty sets, got {len(x)} and {len(y)} rows")
+        raise ValueError(f"x and y must be two non-empty sets, got {len(x)} and {len(y)} rows")
     draw = lambda rows: rows[torch.randint(len(rows), (len(rows),), generator=generator)]  # noqa: E731
     return torch.tensor([distance(draw(x), draw(y)) for _ in range(count(repeats, "repeats"))], dtype=torch.float64)
 
@@ -217,7 +226,7 @@ class Judge(nn.Module):
 
     def __init__(self, channels: int = 1, classes: int = 10):
         super().__init__()
-        self.config = {"channels": channels, "classes": classes}
+        self.config = {"channels": count(channels, "channels"), "classes": count(classes, "classes", low=2)}
         conv = lambda a, b: nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())  # noqa: E731
         self.body = nn.Sequential(
             conv(channels, 32),
@@ -234,23 +243,29 @@ class Judge(nn.Module):
         self.head = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x))
+        return self.head(self.body(self._images(x)))
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """The 64 numbers before the last layer."""
-        return self.eval().body(x)
+        return self.eval().body(real(self._images(x), "x"))
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
         """Class probabilities, rows sum to 1."""
-        return self.eval()(x).softmax(1)
+        return self.eval()(real(x, "x")).softmax(1)
+
+    def _images(self, x: Tensor) -> Tensor:
+        if floating(x, "x").ndim != 4 or x.shape[1] != self.config["channels"]:
+            raise ValueError(f"x has shape {tuple(x.shape)}; this judge takes (n, {self.config['channels']}, H, W)")
+        return x
 
 
 def train_judge(x: Tensor, labels: Tensor, epochs: int = 40, seed: int = 0) -> Judge:
     """A judge trained on images x (n, C, H, W) in [-1, 1] and int64 labels (n,), the same one for the same seed."""
-    if len(real(x, "x")) != len(labels):
-        raise ValueError(f"{len(x)} images, but {len(labels)} labels")
+    if real(x, "x").ndim != 4 or not len(x):
+        raise ValueError(f"x must have shape (n, C, H, W) with n >= 1, got {tuple(x.shape)}")
+    _class_of_each(labels, "labels", x)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         judge = Judge(x.shape[1], int(labels.max()) + 1).train()
@@ -278,6 +293,9 @@ def quality(samples: Tensor, images: Tensor, labels: Tensor, split: dict[str, Te
     Halves are not cut class by class: samples draw their classes at random too. Takes a minute for the digits.
     """
     number(sure, "sure", 0, 1)
+    _class_of_each(labels, "labels", images)
+    if not {"H", "train"} <= set(split):
+        raise ValueError(f"split must name H and train, as `data.digits_split()` does; got {sorted(split)}")
     half = len(images) // 2
     if len(samples) < half:
         raise ValueError(f"samples has {len(samples)} images; a fair comparison with half of the real ones needs {half}")
@@ -334,6 +352,8 @@ def class_quality(
     half = len(real(real_images, "real_images")) // 2
     if len(samples) < half:
         raise ValueError(f"samples has {len(samples)} images; a fair comparison with half of the real ones needs {half}")
+    for name, classes, x in (("y", y, samples), ("guided_y", guided_y, guided), ("labels", labels, real_images)):
+        _class_of_each(classes, name, x)
     seen = lambda x: torch.cat([judge.probabilities(part) for part in x.split(500)]).argmax(1)  # noqa: E731
     of_samples, of_real = _features(judge, samples[:half]), _features(judge, real_images)
     generator, pairs = torch.Generator().manual_seed(0), []
@@ -367,9 +387,9 @@ def class_figures(
     `features` are the judge's of the reference, if they are known already.
     Raises ValueError where a class of `y` has fewer than two samples, or fewer reference images than samples.
     """
+    _class_of_each(y, "y", real(samples, "samples"))
+    _class_of_each(labels, "labels", real(reference, "reference"))
     counts = torch.bincount(y, minlength=int(labels.max()) + 1)
-    if len(real(samples, "samples")) != len(y) or len(real(reference, "reference")) != len(labels):
-        raise ValueError(f"{len(samples)} samples for {len(y)} classes, {len(reference)} reference images for {len(labels)}")
     known = counts.nonzero()[:, 0].tolist()
     for k in known:
         if not 2 <= int(counts[k]) <= int((labels == k).sum()):
@@ -428,6 +448,12 @@ def guidance_curve(
         "real": {name: sum(row[name] for row in repeats) / len(repeats) for name in names},
         "real_range": {name: [min(row[name] for row in repeats), max(row[name] for row in repeats)] for name in names},
     }
+
+
+def _class_of_each(labels: Tensor, name: str, x: Tensor) -> None:
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != x.shape[:1] or (labels < 0).any():
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"{name} must hold a class >= 0 for each of the {len(x)} images, int64 ({len(x)},); got {got}")
 
 
 def _features(judge: Judge, x: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ._args import count
-from .unet import time_embedding, zero
+from ._args import count, floating, instance
+from .unet import step_of_each, time_embedding, zero
 
 
 class MLP(nn.Module):
@@ -18,7 +18,7 @@ class MLP(nn.Module):
     def __init__(self, dim: int = 2, width: int = 128, layers: int = 3, learned_variance: bool = False):
         super().__init__()
         self.config = dict(dim=count(dim, "dim"), width=count(width, "width", low=4), layers=count(layers, "layers"))
-        self.config["learned_variance"] = learned_variance
+        self.config["learned_variance"] = instance(learned_variance, "learned_variance", bool)
         if width % 2:
             raise ValueError(f"width = {width} must be even: half of the time embedding is sines, half cosines")
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU())
@@ -29,8 +29,9 @@ class MLP(nn.Module):
         self.last = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), zero(nn.Linear(width, (1 + learned_variance) * dim)))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        if x_t.ndim != 2 or x_t.shape[1] != self.config["dim"]:
+        if floating(x_t, "x_t").ndim != 2 or x_t.shape[1] != self.config["dim"]:
             raise ValueError(f"x_t has shape {tuple(x_t.shape)}; this network takes (B, {self.config['dim']})")
+        step_of_each(t, x_t)
         time = self.time(time_embedding(t, self.config["width"]).to(self.first.weight.dtype))
         h = self.first(x_t)
         for layer, of_time in zip(self.layers, self.times):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._args import as_steps, common_shape, number, real
+from ._args import as_steps, common_shape, instance, number, real
 from .diffusion import EpsModel, GaussianDiffusion
 from .schedules import NoiseSchedule
 
@@ -92,7 +92,7 @@ def alpha_bar_from_half_log_snr(half_log_snr: float | Tensor) -> Tensor:
 
 def alphas_cumprod_from_schedule(schedule: NoiseSchedule) -> Tensor:
     """ᾱ_1..ᾱ_T, shape (T,): what diffusers calls `alphas_cumprod`, whose entry k belongs to step k + 1."""
-    return schedule.alpha_bars[1:].clone()
+    return instance(schedule, "schedule", NoiseSchedule).alpha_bars[1:].clone()
 
 
 def schedule_from_alphas_cumprod(alphas_cumprod: Sequence[float] | Tensor) -> NoiseSchedule:
@@ -199,7 +199,7 @@ def eps_model_from_denoiser(diffusion: GaussianDiffusion, denoiser: Denoiser) ->
         t = as_steps(t, diffusion.T)
         scale, level = (_shaped(values[t].to(x_t), x_t) for values in table)
         x = x_t / scale
-        return (x - denoiser(x, table.sigma[t].to(x_t).expand(len(x_t)))) / level
+        return (x - _answer(denoiser(x, table.sigma[t].to(x_t).expand(len(x_t))), "denoiser", x_t)) / level
 
     return eps_model
 
@@ -215,7 +215,8 @@ def vdm_model_from_eps_model(diffusion: GaussianDiffusion, eps_model: EpsModel) 
 def eps_model_from_vdm_model(diffusion: GaussianDiffusion, vdm_model: VDMModel) -> EpsModel:
     """ε_θ(x_t, t) from VDM's ε̂(z_t; γ_t), with γ_t = -log SNR(t) of our schedule."""
     gammas = -diffusion.schedule.log_snr
-    return lambda x_t, t: vdm_model(x_t, gammas[as_steps(t, diffusion.T)].to(x_t).expand(len(x_t)))
+    of = lambda x_t, t: vdm_model(x_t, gammas[as_steps(t, diffusion.T)].to(x_t).expand(len(x_t)))  # noqa: E731
+    return lambda x_t, t: _answer(of(x_t, t), "vdm_model", x_t)
 
 
 def eps_model_from_diffusers(model: Callable[..., Any]) -> EpsModel:
@@ -226,8 +227,10 @@ def eps_model_from_diffusers(model: Callable[..., Any]) -> EpsModel:
     """
 
     def eps_model(x_t: Tensor, t: Tensor) -> Tensor:
+        if int(torch.as_tensor(t).min()) < 1:
+            raise ValueError(f"t = {t} is below 1; diffusers' timestep is t - 1")
         answer = model(x_t, t - 1)
-        return getattr(answer, "sample", answer)
+        return _answer(getattr(answer, "sample", answer), "model", x_t)
 
     return eps_model
 
@@ -242,6 +245,8 @@ def diffusers_model_from_eps_model(eps_model: EpsModel) -> Callable[[Tensor, int
         k = torch.as_tensor(timestep, device=x.device)
         if k.is_floating_point() and bool((k != k.round()).any()):
             raise ValueError(f"timestep = {k.tolist()} is no integer; the network knows whole steps only")
+        if bool((k < 0).any()):
+            raise ValueError(f"timestep = {k.tolist()} is below 0; the network knows the steps from 0")
         return eps_model(x, (k.long() + 1).expand(len(x)))
 
     return model
@@ -259,6 +264,12 @@ def _values(x: float | Tensor, name: str, low: float, high: float, closed: str =
         left, right = "[" if "low" in closed else "(", "]" if "high" in closed else ")"
         raise ValueError(f"{name} = {bad} is outside {left}{low}, {high}{right}")
     return values
+
+
+def _answer(answer: Tensor, name: str, x: Tensor) -> Tensor:
+    if instance(answer, f"the answer of {name}", Tensor).shape != x.shape:
+        raise ValueError(f"{name} returned shape {tuple(answer.shape)}, x has {tuple(x.shape)}; they must be equal")
+    return answer
 
 
 def _of_batch(level: float | Tensor, name: str, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._args import as_steps, count, number, real
+from ._args import as_steps, count, finite, instance, number, real
 from .diffusion import GaussianDiffusion, per_sample
 from .gaussian import Gaussian, condition, push_forward
 from .sde import VPSDE
@@ -27,15 +27,15 @@ class GaussianMixture:
     """
 
     def __init__(self, weights, means, variances, axes: Tensor | None = None):
-        self.means = torch.as_tensor(means, dtype=None if isinstance(means, Tensor) else torch.float64)
-        real(self.means, "means")
-        self.weights = torch.as_tensor(weights, dtype=self.means.dtype, device=self.means.device)
-        variances = torch.as_tensor(variances, dtype=self.means.dtype, device=self.means.device)
+        self.means = real(means, "means") if isinstance(means, Tensor) else finite(means, "means")
+        if not self.means.ndim or not len(self.means):
+            raise ValueError(f"means must have shape (K, *event) with K >= 1 components, got {tuple(self.means.shape)}")
+        self.weights, variances = finite(weights, "weights", self.means), finite(variances, "variances", self.means)
         K = len(self.means)
         if variances.ndim == 1 and len(variances) == K:
             variances = variances.reshape(K, *(1,) * (self.means.ndim - 1))
         try:
-            self.variances = real(variances, "variances").expand_as(self.means)
+            self.variances = variances.expand_as(self.means)
         except RuntimeError:
             raise ValueError(f"variances {tuple(variances.shape)} don't broadcast to means {tuple(self.means.shape)}") from None
         if self.weights.shape != (K,) or (self.weights <= 0).any() or abs(float(self.weights.sum()) - 1) > 1e-6:
@@ -64,7 +64,9 @@ class GaussianMixture:
     @classmethod
     def of_points(cls, points: Tensor) -> GaussianMixture:
         """The finite data set itself: equal weight on each point, variance 0."""
-        n = len(real(points, "points"))
+        if real(points, "points").ndim < 1 or not len(points):
+            raise ValueError(f"points must have shape (K, *event) with K >= 1, got {tuple(points.shape)}")
+        n = len(points)
         return cls(torch.full((n,), 1 / n, dtype=points.dtype), points, torch.zeros(n, dtype=points.dtype))
 
     @property
@@ -131,14 +133,15 @@ class Oracle:
     """
 
     def __init__(self, data: GaussianMixture, diffusion: GaussianDiffusion):
-        self.data, self.diffusion = data, diffusion
+        self.data = instance(data, "data", GaussianMixture)
+        self.diffusion = instance(diffusion, "diffusion", GaussianDiffusion)
 
     def __call__(self, x_t: Tensor, t: int | Tensor) -> Tensor:
         return self.eps_star(x_t, t)
 
     def q_t(self, t: int) -> GaussianMixture:
         """The marginal q(x_t) = Σ_k w_k N(√ᾱ_t m_k, ᾱ_t v_k + 1 - ᾱ_t); t = 0 is the data."""
-        alpha_bar_t = float(self.diffusion.schedule.alpha_bars[as_steps(int(t), self.diffusion.T, low=0)])
+        alpha_bar_t = float(self.diffusion.schedule.alpha_bars[_one_step(t, self.diffusion.T)])
         m, v = self.data.means, self.data.variances
         return GaussianMixture(self.data.weights, math.sqrt(alpha_bar_t) * m, alpha_bar_t * v + 1 - alpha_bar_t, self.data.axes)
 
@@ -232,7 +235,7 @@ class ClassOracle(Oracle):
 
     def of_class(self, k: int) -> GaussianMixture:
         """p(x_0 | y = k): the components of that class, their weights made to sum to 1."""
-        if not 0 <= k < self.config["classes"]:
+        if not 0 <= count(k, "k", low=0) < self.config["classes"]:
             raise ValueError(f"k = {k} is outside 0..{self.config['classes'] - 1}")
         data, own = self.data, self.labels == k
         axes = data.axes[own] if data.axes is not None else None
@@ -243,8 +246,10 @@ class ClassOracle(Oracle):
         if y is None:
             return self.eps_star(x_t, t)
         C = self.config["classes"]
+        if instance(y, "y", Tensor).dtype != torch.int64:
+            raise TypeError(f"y must be an int64 tensor of classes 0..{C}, got dtype {y.dtype}")
         if y.shape != x_t.shape[:1] or not (0 <= int(y.min()) and int(y.max()) <= C):
-            raise ValueError(f"y must hold one class 0..{C} for each x_t, got shape {tuple(y.shape)}: {y.tolist()[:8]}")
+            raise ValueError(f"y must hold one class 0..{C} for each x_t, got shape {tuple(y.shape)}: {y.tolist()}")
         answers = torch.stack([oracle.eps_star(x_t, t) for oracle in self.told] + [self.eps_star(x_t, t)])
         return answers[y, torch.arange(len(y))]
 
@@ -259,7 +264,7 @@ class SDEOracle:
     """Everything exact about `data` (a GaussianMixture) under a `VPSDE`, at any time in [0, 1]; callable as a score."""
 
     def __init__(self, data: GaussianMixture, sde: VPSDE):
-        self.data, self.sde = data, sde
+        self.data, self.sde = instance(data, "data", GaussianMixture), instance(sde, "sde", VPSDE)
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """∇ log q_t(x), of the shape of x."""
@@ -267,6 +272,8 @@ class SDEOracle:
 
     def q_t(self, t: float) -> GaussianMixture:
         """The marginal q_t = Σ_k w_k N(√ᾱ(t) m_k, ᾱ(t) v_k + 1 - ᾱ(t)); t = 0 is the data."""
+        if isinstance(t, Tensor) and t.ndim:
+            raise ValueError(f"t must be one time in [0, 1], the same for all; got a tensor of shape {tuple(t.shape)}")
         data, alpha_bar_t = self.data, float(self.sde.alpha_bar(t))
         variances = alpha_bar_t * data.variances + (1 - alpha_bar_t)
         return GaussianMixture(data.weights, math.sqrt(alpha_bar_t) * data.means, variances, data.axes)
@@ -285,7 +292,7 @@ class LinearGaussianChain:
     """
 
     def __init__(self, diffusion: GaussianDiffusion, slopes, offsets, variances):
-        self.diffusion = diffusion
+        self.diffusion = instance(diffusion, "diffusion", GaussianDiffusion)
         self.slopes = _per_step(slopes, "slopes", diffusion.T, 1.0)
         self.offsets = _per_step(offsets, "offsets", diffusion.T, 0.0)
         self.variances = _per_step(variances, "variances", diffusion.T, 0.0)
@@ -309,6 +316,7 @@ class LinearGaussianChain:
 
     def reverse(self, x_t: Tensor, t: int | Tensor) -> Gaussian:
         """p_θ(x_{t-1} | x_t) = N(g_t x_t + h_t, r_t)."""
+        self.diffusion.alpha_bar(t, real(x_t, "x_t").shape)  # refuses a t of another batch
         steps = as_steps(t, self.diffusion.T)
         shape = steps.shape + (1,) * (real(x_t, "x_t").ndim - steps.ndim)
         g, h, r = (table[steps].reshape(shape).to(x_t) for table in (self.slopes, self.offsets, self.variances))
@@ -316,7 +324,7 @@ class LinearGaussianChain:
 
     def marginal(self, t: int) -> Gaussian:
         """p_θ(x_t), by pushing N(0, 1) down from T: m -> g m + h, v -> g² v + r."""
-        return self._marginals[int(as_steps(t, self.diffusion.T, low=0))]
+        return self._marginals[int(_one_step(t, self.diffusion.T))]
 
     def forward(self, x_s: Tensor, t: int) -> Gaussian:
         """p_θ(x_t | x_{t-1}), the model's own noising step: Bayes' rule on its reverse step. `x_s` is x_{t-1}."""
@@ -359,6 +367,14 @@ class LinearGaussianChain:
             terms.append(per_sample(at_mean + slope**2 * x_s.var / (2 * p.var)))
             x_s = self.diffusion.q_marginal(x_0, t)
         return torch.stack(terms, 1)
+
+
+def _one_step(t: int | Tensor, T: int) -> Tensor:
+    """One step 0..T, the same for a whole batch."""
+    steps = as_steps(t, T, low=0)
+    if steps.ndim:
+        raise ValueError(f"t must be one step, the same for all; got a tensor of shape {tuple(steps.shape)}")
+    return steps
 
 
 def _batch(x_0: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ._args import count, real
+from ._args import count, instance, number, real
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,6 +102,7 @@ def image_grid(
     """
     import matplotlib.pyplot as plt
 
+    number(size, "size", 0, math.inf)
     picture = tile(images, columns, gap=(gap := max(1, images.shape[-1] // 14)))
     across, down = images.shape[-1] + gap, images.shape[-2] + gap
     columns, rows = (picture.shape[1] + gap) // across, (picture.shape[0] + gap) // down
@@ -126,7 +127,7 @@ class Source:
     """Source text that a notebook shows highlighted and a terminal shows plain; made by `show_source`."""
 
     def __init__(self, text: str):
-        self.text = text
+        self.text = instance(text, "text", str)
 
     def __repr__(self) -> str:
         return self.text

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._args import count, instance
 from .unet import UNet
 
 # diffusers' UNet2DModel -------------------------------------------------------------------------------------------
@@ -65,7 +66,7 @@ def from_diffusers(config: dict[str, Any], tensors: dict[str, Tensor], untold: b
 
     Raises ValueError naming the entry of `config`, its value and what is allowed, or the tensor that is missing.
     """
-    config, tensors = _completed(config, DIFFUSERS, DIFFUSERS_ALLOWED), _with_qkv(tensors)
+    config, tensors = _completed(instance(config, "config", dict), DIFFUSERS, DIFFUSERS_ALLOWED), _with_qkv(tensors)
     network = UNet(**_diffusers_options(config, tensors, untold))
     if config["flip_sin_to_cos"]:
         _swap_halves(tensors, "time_embedding.linear_1.weight")
@@ -75,13 +76,19 @@ def from_diffusers(config: dict[str, Any], tensors: dict[str, Tensor], untold: b
 
 
 def _diffusers_options(config: dict[str, Any], tensors: dict[str, Tensor], untold: bool) -> dict[str, Any]:
-    size, widths = config["sample_size"], list(config["block_out_channels"])
+    size, widths = config["sample_size"], _ints(config["block_out_channels"], "block_out_channels")
+    count(config["layers_per_block"], "layers_per_block")
+    if not widths or min(widths) < 1:
+        raise _refusal("block_out_channels", widths, "a list of ints above 0, one for each level")
     if isinstance(size, (list, tuple)) and len(set(size)) == 1:
         size = size[0]
     if not isinstance(size, int):
         raise _refusal("sample_size", size, "one int, the side of square images")
     if any(width % widths[0] for width in widths):
         raise _refusal("block_out_channels", widths, f"multiples of the first, {widths[0]}")
+    for name in ("down_block_types", "up_block_types"):
+        if not isinstance(config[name], (list, tuple)) or not all(isinstance(kind, str) for kind in config[name]):
+            raise _refusal(name, config[name], "a list of names, one for each level")
     down, up = list(config["down_block_types"]), list(config["up_block_types"])
     for name, types in (("down_block_types", down), ("up_block_types", up)):
         kinds = [f"{attention}{name.split('_')[0].title()}Block2D" for attention in ("", "Attn")]
@@ -199,7 +206,9 @@ def from_openai(tensors: dict[str, Tensor], untold: bool = False, **config: Any)
     config = _completed(config, OPENAI, OPENAI_ALLOWED)
     if config.get("num_heads_upsample", -1) not in (-1, config["num_heads"]):
         raise _refusal("num_heads_upsample", config["num_heads_upsample"], f"-1 or num_heads = {config['num_heads']}")
-    size = config["image_size"]
+    size = count(config["image_size"], "image_size")
+    for name in ("num_channels", "num_res_blocks", "num_heads", "diffusion_steps"):
+        count(config[name], name)
     multipliers = _ints(config["channel_mult"], "channel_mult") or OPENAI_MULTIPLIERS.get(size, [])
     if not multipliers or multipliers[0] != 1:
         raise _refusal("channel_mult", config["channel_mult"] or None, f"integers, the first 1, for image_size = {size}")
@@ -292,6 +301,8 @@ def _completed(config: dict[str, Any], defaults: dict[str, Any], allowed: dict[s
 
 
 def _classes(labels: int | None, name: str, untold: bool) -> int:
+    if labels is not None:
+        count(labels, name)
     if untold and not (labels and labels > 1):
         raise ValueError(f"untold = True needs a network with two labels or more; {name} says there are {labels or 0}")
     return (labels or 0) - untold

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._args import count, number, real
+from ._args import count, finite, number, real, start, whole_numbers
 from .diffusion import EpsModel, GaussianDiffusion, ReverseVariance
 from .schedules import NoiseSchedule
 from .scores import ScoreModel, evaluate
@@ -45,7 +45,9 @@ def ancestral(
     Yields a Step for every state, the start and x_0 included. Bad arguments raise here, not at the first step.
     """
     visited = diffusion.schedule.steps(steps)
-    real(x_T, "x_T")
+    start(x_T, "x_T", eps_model=eps_model, sigma2=sigma2)
+    if clip is not None:
+        number(clip, "clip", 0, math.inf)
 
     @torch.no_grad()
     def walk() -> Iterator[Step]:
@@ -93,7 +95,9 @@ def ddim(
     Arguments and what is yielded as in `ancestral`; `eta` is in [0, 1], and at 0 nothing is drawn.
     """
     visited = diffusion.schedule.steps(steps)
-    real(x_T, "x_T")
+    start(x_T, "x_T", eps_model=eps_model)
+    if clip is not None:
+        number(clip, "clip", 0, math.inf)
     number(eta, "eta", 0, 1, closed="low high")
 
     @torch.no_grad()
@@ -124,7 +128,7 @@ def ddim_invert(
     rises; where it ends, `ddim` can start. Yields a Step for every state, x_0 included. Bad arguments raise here.
     """
     visited = _rising(diffusion.schedule, steps)
-    real(x_0, "x_0")
+    start(x_0, "x_0", eps_model=eps_model)
     count(rounds, "rounds")
 
     @torch.no_grad()
@@ -145,7 +149,7 @@ def ddim_invert(
 def _rising(schedule: NoiseSchedule, steps: int | Sequence[int] | None) -> list[int]:
     if steps is None or isinstance(steps, int):
         return schedule.steps(steps)[::-1]
-    visited = [int(t) for t in steps]
+    visited = whole_numbers(steps, "steps")
     if len(visited) < 2 or visited[0] != 0 or visited[-1] > schedule.T or any(s >= t for s, t in pairwise(visited)):
         raise ValueError(f"steps must start at 0 and be strictly increasing, up to at most T = {schedule.T}; got {visited}")
     return visited
@@ -160,7 +164,7 @@ def slerp(x: Tensor, y: Tensor, share: float | Tensor) -> Tensor:
     """
     if real(x, "x").shape != real(y, "y").shape or x.ndim < 2:
         raise ValueError(f"x and y must both have shape (B, ...), got {tuple(x.shape)} and {tuple(y.shape)}")
-    share = torch.as_tensor(share, dtype=x.dtype, device=x.device)
+    share = finite(share, "share", x)
     if share.ndim > 1 or (share.ndim and len(share) != len(x)) or not bool(((share >= 0) & (share <= 1)).all()):
         raise ValueError(f"share must be a number in [0, 1] or one for each of the {len(x)} samples, got {share.tolist()}")
     a, b = x.flatten(1), y.flatten(1)
@@ -208,7 +212,7 @@ def langevin(
             raise ValueError(f"gamma = {gamma} is not below the stability bound 2 / curvature = {2 / curvature}")
     temperature = number(temperature, "temperature", 0, math.inf, closed="low")
     count(steps, "steps", low=0)
-    real(x, "x")
+    start(x, "x", score=score)
 
     @torch.no_grad()
     def walk(x: Tensor) -> Iterator[LangevinStep]:
@@ -242,7 +246,7 @@ def annealed_langevin(
         raise ValueError(f"sigmas must be a list of levels that fall at every place, got {levels}")
     number(ratio, "ratio", 0, 2)
     count(steps, "steps")
-    real(x, "x")
+    start(x, "x", score=score)
 
     def walk(state: Tensor) -> Iterator[LangevinStep]:
         yield LangevinStep(0, levels[0], state)
@@ -310,7 +314,7 @@ def probability_flow(sde: VPSDE, score: Score, x: Tensor, steps: int | Sequence[
     runs from noise at 1 down to data at 0; a list of rising times encodes data instead. Yields a Step for every state.
     """
     times = sde.times(steps)
-    real(x, "x")
+    start(x, "x", score=score)
 
     @torch.no_grad()
     def walk() -> Iterator[Step]:

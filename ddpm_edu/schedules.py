@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ._args import count, number
+from ._args import count, instance, number, numbers, whole_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,12 @@ class NoiseSchedule:
     beta_tildes: Tensor = field(init=False)
 
     def __post_init__(self):
-        alpha_bars, betas = self.alpha_bars, self.betas
+        alpha_bars, betas = (instance(x, name, Tensor) for name, x in (("alpha_bars", self.alpha_bars), ("betas", self.betas)))
+        if betas.shape != alpha_bars.shape or betas.ndim != 1 or len(betas) < 2 or betas[0] != 0 or alpha_bars[0] != 1:
+            raise ValueError(
+                "alpha_bars and betas must both have shape (T + 1,) and start with 1 and 0, as `from_betas` makes them; "
+                f"got shapes {tuple(alpha_bars.shape)} and {tuple(betas.shape)}"
+            )
         beta_tildes = torch.zeros_like(betas)
         beta_tildes[1:] = (1 - alpha_bars[:-1]) / (1 - alpha_bars[1:]) * betas[1:]
         object.__setattr__(self, "alphas", 1 - betas)
@@ -162,11 +167,11 @@ class NoiseSchedule:
         """
         if n is None:
             return list(range(self.T, -1, -1))
-        if isinstance(n, int):
+        if isinstance(n, (int, float)):
             if count(n, "steps") > self.T:
                 raise ValueError(f"steps = {n} is more than the schedule's T = {self.T}")
             return [(self.T * k + n // 2) // n for k in range(n, -1, -1)]
-        visited = [int(t) for t in n]
+        visited = whole_numbers(n, "steps")
         if len(visited) < 2 or visited[-1] != 0 or visited[0] > self.T:
             raise ValueError(f"steps must start at most at T = {self.T} and end in 0, got {_short(visited)}")
         if any(s >= t for t, s in pairwise(visited)):
@@ -184,7 +189,7 @@ class NoiseSchedule:
 
 
 def _table(values, name: str) -> Tensor:
-    table = torch.as_tensor(values, dtype=torch.float64).detach().to("cpu").clone()
+    table = numbers(values, name).detach().to("cpu").clone()
     if table.ndim != 1:
         raise ValueError(f"{name} must be a list of numbers, got shape {tuple(table.shape)}")
     return table

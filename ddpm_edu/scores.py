@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ._args import count, real
+from ._args import count, floating, real
 from .diffusion import per_sample
 
 ScoreModel = Callable[[Tensor], Tensor]
@@ -149,7 +149,7 @@ class EnergyMLP(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 2 or x.shape[1] != self.dim:
+        if floating(x, "x").ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x has shape {tuple(x.shape)}; this energy takes (B, {self.dim})")
         return 0.5 * x.square().sum(1) + self.network(x).squeeze(1)
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ._args import common_shape, count, number, real
+from ._args import common_shape, count, finite, instance, number, real
 from .gaussian import Gaussian
 from .schedules import NoiseSchedule
 
@@ -64,7 +64,7 @@ class VPSDE:
 
     def q_marginal(self, x_0: Tensor, t: float | Tensor) -> Gaussian:
         """q(x_t | x_0) = N(√ᾱ(t) x_0, (1 - ᾱ(t)) I) [Song 2021, Eq. 29]."""
-        return self.q_step(x_0, t, 0.0)
+        return self.q_step(real(x_0, "x_0"), t, 0.0)
 
     def q_sample(self, x_0: Tensor, t: float | Tensor, eps: Tensor) -> Tensor:
         """x_t = √ᾱ(t) x_0 + √(1 - ᾱ(t)) ε for a given ε ~ N(0, I); t may differ from sample to sample."""
@@ -100,7 +100,7 @@ class VPSDE:
         if isinstance(steps, (int, float)):
             n = count(steps, "steps")
             return [k / n for k in range(n, -1, -1)]
-        times = [float(t) for t in steps]
+        times = finite(list(steps), "steps").tolist()
         if len(times) < 2 or not (all(t > s for t, s in pairwise(times)) or all(t < s for t, s in pairwise(times))):
             raise ValueError(f"steps must be two times or more that go strictly down, or strictly up; got {_short(times)}")
         _times(torch.tensor([times[0], times[-1]], dtype=torch.float64), "steps")
@@ -114,7 +114,7 @@ class VPSDE:
             raise ValueError("x must have a batch axis, got a 0-dim tensor")
         _times(t)
         slope = score(x, float(t))
-        if slope.shape != x.shape:
+        if instance(slope, "score(x, t)", Tensor).shape != x.shape:
             raise ValueError(f"score returned shape {tuple(slope.shape)}, x has {tuple(x.shape)}; they must be equal")
         return slope
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._args import count, number, real
+from ._args import count, instance, number, real, start
 from .diffusion import EpsModel, GaussianDiffusion, ReverseVariance
 from .gaussian import FullGaussian, Gaussian
 from .samplers import Step, ancestral
@@ -77,7 +77,8 @@ def replacing(diffusion: GaussianDiffusion, y: Tensor, phi: Filter, generator: t
 
     `y` is the clean reference; at s = 0 it is put in as it is. Raises ValueError where y does not broadcast to x_s.
     """
-    phi(real(y, "y"))  # a filter that does not fit is refused here
+    if not callable(phi) or phi(real(y, "y")).shape != y.shape:  # a filter that does not fit is refused here
+        raise ValueError(f"phi must be a filter that keeps the shape of an image, {tuple(y.shape)} for y; got {phi!r}")
 
     def steer(x_s: Tensor, s: int) -> Tensor:
         _broadcasts(y, "y", x_s.shape)
@@ -105,7 +106,7 @@ def steered(
     arguments, and gets `options`; U · (moves - 1) + 1 calls of the network. Yields a Step at every visit, then x_0.
     """
     visited = diffusion.schedule.steps(steps)
-    real(x_T, "x_T")
+    start(x_T, "x_T", eps_model=eps_model, steer=steer)
     count(repeats, "repeats")
 
     def move(x_t: Tensor, t: int, s: int) -> Iterator[Step]:
@@ -179,7 +180,7 @@ def steered_moments(
     M ← (I-P) [√ᾱ_s m + G (M - √ᾱ_t m)] + P √ᾱ_s y,     V ← (I-P) [G V Gᵀ + σ² I] (I-P)ᵀ + (1-ᾱ_s) P Pᵀ.
     Shapes: data of n coordinates, y (n,) or (B, n), P (n, n) the filter's matrix (P = 0: no steering). The mean has y's shape.
     """
-    n, like, bars = len(data.mean), data.mean, diffusion.schedule.alpha_bars.to(data.mean)
+    n, like, bars = len(instance(data, "data", FullGaussian).mean), data.mean, diffusion.schedule.alpha_bars.to(data.mean)
     if real(P, "P").shape != (n, n) or real(y, "y").ndim not in (1, 2) or y.shape[-1] != n:
         raise ValueError(f"want y (n,) or (B, n) and P (n, n) with n = {n}; got y {tuple(y.shape)}, P {tuple(P.shape)}")
     visited = diffusion.schedule.steps(steps)
@@ -222,7 +223,10 @@ def replacement_limit(rho: float, repeats: int = 1) -> tuple[float, float]:
 
 def whiten(prior: Gaussian | FullGaussian, x: Tensor) -> Tensor:
     """L⁻¹ (x - μ) for the prior N(μ, Σ), Σ = L Lᵀ: N(0, I) if x is a draw of the prior. Inverse: prior.sample(eps=...)."""
-    return _unscale(prior, real(x, "x") - prior.mean)
+    _has_spread(prior)
+    if not _fits(real(x, "x").shape, prior.mean.shape):
+        raise ValueError(f"x has shape {tuple(x.shape)}; the prior's mean, {tuple(prior.mean.shape)}, must broadcast to it")
+    return _unscale(prior, x - prior.mean)
 
 
 def whitened(eps_model: EpsModel, prior: Gaussian | FullGaussian) -> EpsModel:
@@ -269,16 +273,19 @@ def _unscale(prior: Gaussian | FullGaussian, x: Tensor) -> Tensor:
 
 
 def _has_spread(prior: Gaussian | FullGaussian) -> None:
-    if not isinstance(prior, Gaussian | FullGaussian):
-        raise TypeError(f"prior must be a Gaussian or a FullGaussian, got {type(prior).__name__}")
+    instance(prior, "prior", Gaussian, FullGaussian)
     if isinstance(prior, Gaussian) and (prior.var <= 0).any():
         raise ValueError(f"prior.var must be > 0 everywhere, got {float(prior.var.min())}: Σ must be positive definite")
 
 
 def _broadcasts(x: Tensor, name: str, shape: torch.Size) -> None:
-    try:
-        fits = torch.broadcast_shapes(x.shape, shape) == shape
-    except RuntimeError:
-        fits = False
-    if not fits:
+    if not _fits(shape, x.shape):
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it must broadcast to the images' shape {tuple(shape)}")
+
+
+def _fits(shape: torch.Size, other: torch.Size) -> bool:
+    """Whether the other shape broadcasts to `shape`."""
+    try:
+        return torch.broadcast_shapes(shape, other) == shape
+    except RuntimeError:
+        return False

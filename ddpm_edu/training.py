@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from ._args import as_steps, count, number, real
+from ._args import as_steps, count, device_of, instance, number, real
 from .config import PRESETS, TrainConfig  # noqa: F401
 from .diffusion import EpsModel, GaussianDiffusion, LearnedVariance
-from .weights import WeightsError, build_network, load_into, read_card, read_tensors, write_tensors
+from .weights import WeightsError, build_network, load_into, path_of, read_card, read_tensors, write_tensors
 
 
 class Data(Protocol):
@@ -50,7 +50,7 @@ class Data(Protocol):
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """The learning rate of step 1..steps: a straight rise over `warmup` steps, then constant or a half cosine to 0."""
-    rate = config.lr * min(1.0, step / max(1, config.warmup))
+    rate = config.lr * min(1.0, count(step, "step") / max(1, config.warmup))
     if config.lr_decay and step > config.warmup:
         done = (step - config.warmup) / max(1, config.steps - config.warmup)
         rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
@@ -67,7 +67,7 @@ def fast_precision(device: torch.device) -> str:
 
 def ema_decay(config: TrainConfig, n: int) -> float:
     """min(decay, (1 + n)/(10 + n)) for the n-th average: at the start a long memory would remember the random weights."""
-    return min(config.ema_decay, (1 + n) / (10 + n))
+    return min(config.ema_decay, (1 + count(n, "n", low=0)) / (10 + n))
 
 
 def loss_terms(
@@ -85,6 +85,8 @@ def loss_terms(
     """
     if config.loss == "hybrid":
         return diffusion.hybrid_term(model, x_0, t, eps, config.vlb_weight, levels)
+    if config.loss != "vlb":
+        raise ValueError(f"config.loss = {config.loss!r} has no terms of its own; 'hybrid' and 'vlb' have")
     learned = LearnedVariance(diffusion, model)
     bound = diffusion.vlb_term(learned.eps_model, x_0, t, eps, learned.sigma2, levels)
     return diffusion.T * bound / x_0[0].numel()
@@ -135,7 +137,8 @@ class TrainState:
     """Everything that changes while training: network, averaged network, optimiser, step, and the loss curve."""
 
     def __init__(self, config: TrainConfig, device: str | torch.device = "cpu"):
-        self.device = _join(torch.device(device))
+        instance(config, "config", TrainConfig)
+        self.device = _join(device_of(device))
         on_cuda = self.device.type == "cuda"
         self.config = config = dataclasses.replace(
             config,
@@ -148,6 +151,7 @@ class TrainState:
         self.fixed_curve: list[tuple[int, float]] = []  # (step, loss of the averaged network on a draw that never changes)
         self.history: list[dict[str, Any]] = []  # the cards of the runs that made the weights it began with
         self._recent: list[float] = []
+        self.data_sha256: str | None = None  # of what it trained on, where the data can say
         with _seeded(self.device, config.seed, "weights"):
             self.network = build_network(**config.network).to(self.device)
         if config.channels_last:
@@ -179,9 +183,16 @@ class TrainState:
         earlier = {"file": Path(path).name, **read_card(path)}
         self.history = [*earlier.pop("history", []), earlier]
 
+    def recognise(self, data: Data) -> None:
+        """Remember the fingerprint of the data, if they have a `sha256`; refuse to go on with other data than before."""
+        seen = data.sha256() if hasattr(data, "sha256") else None
+        if self.step and self.data_sha256 and seen and seen != self.data_sha256:
+            raise ValueError(f"data has the fingerprint {seen:.12}…, but this run has trained on {self.data_sha256:.12}…")
+        self.data_sha256 = seen or self.data_sha256
+
     def record(self, loss: float) -> None:
         """Add a loss to the curve."""
-        self._recent.append(loss)
+        self._recent.append(number(loss, "loss", -math.inf, math.inf))
         if self.step % max(1, self.config.steps // 100) == 0 or self.step == self.config.steps:
             self.loss_curve.append((self.step, sum(self._recent) / len(self._recent)))
             self._recent = []
@@ -230,6 +241,7 @@ class TrainState:
             "fixed_curve": self.fixed_curve,
             "history": self.history,
             "recent": self._recent,
+            "data_sha256": self.data_sha256,
             "scaler": self.scaler.state_dict(),
         }
         header = {"format": "ddpm_edu checkpoint", "state": json.dumps(numbers)}
@@ -248,7 +260,7 @@ class TrainState:
             state.seconds, state.cpu_seconds = numbers["seconds"], numbers["cpu_seconds"]
             state.loss_curve = [(step, loss) for step, loss in numbers["loss_curve"]]
             state.fixed_curve = [(step, loss) for step, loss in numbers.get("fixed_curve", [])]
-            state.history = numbers.get("history", [])
+            state.history, state.data_sha256 = numbers.get("history", []), numbers.get("data_sha256")
             if state.scaler.is_enabled():
                 state.scaler.load_state_dict(numbers["scaler"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -284,7 +296,7 @@ class Checkpoints:
     """A folder with the checkpoints of one run: the newest two, and the one with the lowest `fixed_loss`."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder = path_of(folder, "folder")
 
     def paths(self) -> list[Path]:
         """The checkpoints there, in the order of their steps."""
@@ -292,7 +304,7 @@ class Checkpoints:
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of that step lies."""
-        return self.folder / f"step-{step:08d}.safetensors"
+        return self.folder / f"step-{count(step, 'step', low=0):08d}.safetensors"
 
     def best(self, state: TrainState) -> Path:
         """The checkpoint with the lowest fixed loss of those that are still there."""
@@ -316,6 +328,8 @@ class Checkpoints:
 
     def finished(self) -> bool:
         """Whether the newest checkpoint is of the last step of its run."""
+        if not self.paths():
+            raise FileNotFoundError(f"no checkpoint in {self.folder}: looked for {self.folder / 'step-*.safetensors'}")
         numbers = json.loads(read_tensors(self.paths()[-1])[1].get("state", "{}"))
         return numbers.get("step", 0) >= numbers.get("config", {}).get("steps", math.inf)
 
@@ -363,6 +377,7 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
     until = config.steps if until is None else count(until, "until")
     if not len(data):
         raise ValueError("data is empty")
+    state.recognise(data)
     if min(config.batch, len(data)) < world * config.accumulate:
         raise ValueError(
             f"a batch of {min(config.batch, len(data))} cannot be cut into accumulate · processes = "

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from . import published
+from ._args import device_of, instance
 from .metrics import Judge
 from .mlp import MLP
 from .schedules import NoiseSchedule
@@ -38,7 +39,7 @@ class WeightsError(ValueError):
 
 def build_network(kind: str, **config: Any) -> nn.Module:
     """The untrained network of that kind ("UNet", "MLP" or "Judge"); `config` are the arguments of its class."""
-    if kind not in NETWORKS:
+    if instance(kind, "kind", str) not in NETWORKS:
         raise ValueError(f"network kind = {kind!r} must be one of {', '.join(NETWORKS)}")
     return NETWORKS[kind](**config)
 
@@ -46,7 +47,7 @@ def build_network(kind: str, **config: Any) -> nn.Module:
 def build_schedule(kind: str, T: int) -> NoiseSchedule:
     """The noise schedule of that kind with T steps and the paper's constants."""
     kinds = {"linear": NoiseSchedule.linear, "cosine": NoiseSchedule.cosine, "quadratic": NoiseSchedule.quadratic}
-    if kind not in kinds:
+    if instance(kind, "schedule", str) not in kinds:
         raise ValueError(f"schedule = {kind!r} must be one of {', '.join(kinds)}")
     return kinds[kind](T)
 
@@ -58,7 +59,12 @@ def save(path: str | Path, network: nn.Module, card: dict[str, Any], dtype: torc
     The card gets the entry "network", from which `load` rebuilds it. The weight file carries that and the card's
     "config" in its header, so it can be used alone.
     """
+    if type(network).__name__ not in NETWORKS:
+        raise TypeError(f"network must be one of {', '.join(NETWORKS)}, got {type(network).__name__}")
+    if dtype is not None and not instance(dtype, "dtype", torch.dtype).is_floating_point:
+        raise ValueError(f"dtype = {dtype} must be a floating one, say torch.float16")
     description = {"kind": type(network).__name__, **network.config}  # type: ignore[dict-item]
+    _card_bytes(card)  # before anything is written
     tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in network.state_dict().items()}
     essence = json.dumps({"network": description, "config": card.get("config", {})})
     write_tensors(path, tensors, {"format": "ddpm_edu weights", "card": essence})
@@ -70,6 +76,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Modul
 
     Raises FileNotFoundError, or WeightsError that says what is wrong with the file.
     """
+    device = device_of(device)
     tensors, header = read_tensors(path)
     if header.get("format") != "ddpm_edu weights":
         raise WeightsError(f"{path} holds tensors, but not the weights of a ddpm_edu network (format {header.get('format')!r})")
@@ -85,6 +92,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Modul
 def load_into(network: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
     """Copy the tensors into the network; raises WeightsError naming the first that is missing, extra or misshapen."""
     want = network.state_dict()
+    instance(tensors, "tensors", dict)
     for name in want:
         if name not in tensors:
             raise WeightsError(f"{path} is of another network: it lacks {name} (shape {tuple(want[name].shape)})")
@@ -166,6 +174,8 @@ def from_hub(repo: str, untold: bool = False) -> UNet:
         from huggingface_hub import hf_hub_download, list_repo_files
     except ImportError as error:
         raise ImportError('from_hub needs huggingface_hub: pip install "ddpm-edu[hub]"') from error
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", instance(repo, "repo", str)):
+        raise ValueError(f"repo = {repo!r} must be the name of a repository, such as 'google/ddpm-cifar10-32'")
     files = list_repo_files(repo)
     place = "unet/" if "unet/config.json" in files else ""
     found = [place + name for name in MODEL_FILES if place + name in files]
@@ -180,7 +190,7 @@ def from_hub(repo: str, untold: bool = False) -> UNet:
 
 def card_path(path: str | Path) -> Path:
     """Where the card of the weight file at `path` lies."""
-    return Path(path).with_suffix(".json")
+    return path_of(path).with_suffix(".json")
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -199,15 +209,27 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 def write_card(path: str | Path, card: dict[str, Any]) -> None:
     """Write the card of the weight file at `path`."""
-    write_bytes(card_path(path), (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(card_path(path), _card_bytes(card))
+
+
+def _card_bytes(card: dict[str, Any]) -> bytes:
+    try:
+        return (json.dumps(instance(card, "card", dict), indent=1, ensure_ascii=False) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"card must be a dict of plain numbers, texts, lists and dicts: {error}") from None
 
 
 # Files ------------------------------------------------------------------------------------------------------------
 
 
+def path_of(path: str | Path, name: str = "path") -> Path:
+    """The path, or a TypeError that names it."""
+    return Path(instance(path, name, str, os.PathLike))
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file so that a crash leaves either the old content or the new, never half of it."""
-    path = Path(path)
+    path, content = path_of(path), instance(content, "content", bytes)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -225,12 +247,15 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
     """Write tensors and a header of strings as one safetensors file."""
-    write_bytes(path, safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, header))
+    for key, value in instance(header, "header", dict).items():
+        instance(value, f"header[{key!r}]", str)
+    whole = {name: instance(x, f"tensors[{name!r}]", Tensor).contiguous() for name, x in tensors.items()}
+    write_bytes(path, safetensors.torch.save(whole, header))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and header of a safetensors file; raises FileNotFoundError, or WeightsError if it is not one."""
-    if not Path(path).is_file():
+    if not path_of(path).is_file():
         raise FileNotFoundError(f"no weight file at {path}")
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
@@ -254,7 +279,7 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
 
 def check_writable(path: str | Path) -> Path:
     """`path`, if a file can be written there; its folder is made. Raises OSError before any work is lost."""
-    path = Path(path)
+    path = path_of(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
     try:
