@@ -38,7 +38,8 @@ def packages(tmp_path_factory) -> Path:
     """A folder of links to the files of the packages that Colab has."""
     folder = tmp_path_factory.mktemp("packages")
     for name, distribution in lock.installed(PRESENT).items():
-        assert distribution.files, f"{name} does not say which files it has"
+        if not distribution.files:  # as some operating systems package it
+            pytest.skip(f"{name} does not say which files it has: install it with pip")
         for top in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
             if not (folder / top).exists():
                 (folder / top).symlink_to(Path(distribution.locate_file(top)).resolve())

@@ -1,13 +1,15 @@
-"""The checkpoints in weights/: each is what its card says, small, and draws what it is asked for."""
+"""The checkpoints in weights/: each is what its card says, small, can be made again, and draws what it is asked for."""
 
+import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 from ddpm_edu import cli, data, weights
-from ddpm_edu.training import PRESETS, TrainConfig
+from ddpm_edu.training import PRESETS, TrainConfig, TrainState, train
 
 FOLDER = Path(__file__).resolve().parents[1] / "weights"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
@@ -38,6 +40,48 @@ def test_the_card_shows_a_whole_run_of_its_preset(name):
     assert last < 0.7 * first
     if config.data == "digits":
         assert card["data"]["sha256"] == data.load("digits").sha256()
+
+
+def again(name: str) -> tuple[TrainState, list]:
+    """The state that the card's command begins with, and the card's loss curve; what "auto" meant is in the card."""
+    card = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    if card.get("history"):
+        pytest.skip("it began with the weights of an earlier card")
+    told, found = shlex.split(card["command"]), TrainConfig(**card["config"])
+    assert told[:3] == ["python", "-m", "ddpm_edu"]
+    asked = cli._config(cli._parser().parse_args(told[3:]))
+    on_this_machine = {key: getattr(found, key) for key in ("precision", "compile", "channels_last")}
+    state = TrainState(dataclasses.replace(asked, **on_this_machine))
+    assert state.config == TrainState(found).config, "the card's command no longer says what its configuration says"
+    return state, card["loss_curve"]
+
+
+TOLERANCE = 1e-4  # of a loss near 1; on one machine, with one thread or two, they differ by the card's rounding, 5e-6
+OF_DIGITS = [name for name in NAMES if json.loads((FOLDER / f"{name}.json").read_text())["config"].get("data") == "digits"]
+
+
+@pytest.mark.parametrize("name", OF_DIGITS)
+@pytest.mark.parametrize("entries", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_the_losses_of_the_card_come_again(name, entries):
+    """The card's command from the start: every draw, rate and update shows in the losses, which the card has rounded."""
+    state, curve = again(name)
+    for _ in train(state, data.load("digits"), until=curve[entries - 1][0]):
+        pass
+    assert [step for step, _ in state.loss_curve] == [step for step, _ in curve[:entries]]
+    for (_, loss), (step, then) in zip(state.loss_curve, curve):
+        assert loss == pytest.approx(then, abs=TOLERANCE), step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"seed": 1}, {"lr": 0.00202}])
+def test_another_run_has_other_losses(change):
+    """Else the test above could not fail: another seed, and a learning rate that is one per cent off."""
+    state, curve = again("playground")
+    assert (state.config.seed, state.config.lr) == (0, 0.002)
+    other = TrainState(dataclasses.replace(state.config, **change))
+    for _ in train(other, data.load("digits"), until=curve[0][0]):
+        pass
+    assert abs(other.loss_curve[0][1] - curve[0][1]) > 5 * TOLERANCE
 
 
 def test_the_playground_is_small_and_draws_the_class_that_is_asked_for():
