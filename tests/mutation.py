@@ -28,6 +28,7 @@ import platform
 import resource
 import signal
 import sys
+import traceback
 import types
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -237,7 +238,8 @@ def apply(mutant: Mutant) -> None:
     if type(was) is not type(now) or f.__code__.co_freevars != g.__code__.co_freevars:  # without decorator, or super()
         plain = types.FunctionType(g.__code__, vars(module), g.__name__, g.__defaults__)
         setattr(owner, name, plain if inspect.isfunction(now) else type(now)(plain))
-    f.__code__, f.__defaults__, f.__kwdefaults__ = g.__code__, g.__defaults__, g.__kwdefaults__
+    else:
+        f.__code__, f.__defaults__, f.__kwdefaults__ = g.__code__, g.__defaults__, g.__kwdefaults__
 
 
 def _plain(found: Any) -> Any:
@@ -269,7 +271,11 @@ class Trial:
         if session.testsfailed:
             raise pytest.UsageError(f"{self.file.name} could not be collected")
         self.items = session.items
-        self.work(self)
+        try:
+            self.work(self)
+        except Exception:
+            traceback.print_exc()
+            raise
         return True
 
     def _trace(self, context: str) -> None:
@@ -315,6 +321,9 @@ class Trial:
             apply(mutant)
         except SyntaxError:
             return NO_MUTANT
+        except Exception as error:
+            os.write(tell, repr(error).encode())
+            raise
         for item in tests:
             if not self.passes(item):
                 os.write(tell, item.name.encode())
@@ -347,7 +356,7 @@ class Trial:
             with os.fdopen(hear) as pipe:
                 by = pipe.read()
             if (code := os.waitstatus_to_exitcode(status)) == BROKEN:
-                raise RuntimeError(f"{mutant.function.name}, {mutant.edit()['new']}: could not be tried")
+                raise RuntimeError(f"{mutant.function.name}, {mutant.edit()['new']}: {by}")
             nodes = [item.nodeid for item in self.items if item.name == by]
             self.kills.update((mutant.function.name, node) for node in nodes)
             done.append((mutant, code if code in (SURVIVED, NO_MUTANT) else NOTICED, by))

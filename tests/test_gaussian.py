@@ -347,3 +347,39 @@ def test_the_decoder_s_bins_end_half_way_to_the_neighbours(x):
     high = math.inf if x == 1 else x + 1 / 255
     want = math.log(stats.norm.cdf(high, mean, sigma) - stats.norm.cdf(low, mean, sigma))
     assert float(discretised_log_prob(torch.tensor(x, dtype=torch.float64), g(mean, sigma**2))) == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda p: p.sample(eps=torch.zeros(3)), r"var \(2,\), eps \(3,\)"),
+        (lambda p: p.log_prob(torch.zeros(3)), r"x \(3,\), mean \(\), var \(2,\)"),
+        (lambda p: p.kl(g(0.0, [1.0] * 3)), r"var \(2,\), other_mean \(\), other_var \(3,\)"),
+        (lambda p: product(p, g([0.0] * 3, 1.0)), r"g_mean \(\), g_var \(2,\), h_mean \(3,\), h_var \(\)"),
+        (lambda p: product(p, g(0.0, [1.0] * 3)), r"g_mean \(\), g_var \(2,\), h_mean \(\), h_var \(3,\)"),
+        (lambda p: product(g([0.0] * 3, 1.0), p), r"g_mean \(3,\), g_var \(\), h_mean \(\), h_var \(2,\)"),
+        (lambda p: product(g([0.0] * 3, 1.0), g([0.0] * 2, 1.0)), r"g_mean \(3,\), g_var \(\), h_mean \(2,\), h_var \(\)"),
+        (lambda p: condition(g(0.0, 1.0), torch.zeros(3), 1.0, torch.ones(2)), r"y \(3,\), mean \(\), var \(2,\)"),
+        (lambda p: discretised_log_prob(torch.ones(3), p), r"x \(3,\), mean \(\), var \(2,\)"),
+        (lambda p: push_forward(g([0.0] * 2, 1.0), torch.ones(3), 1.0), r"a \(3,\), g.mean \(2,\)"),
+        (lambda p: push_forward(g(0.0, 1.0), 1.0, -0.5), "var must be >= 0, got -0.5: it is a variance"),
+        (lambda p: condition(p, torch.zeros(2), 1.0, torch.tensor([1.0, -0.5])), "var must be >= 0, got -0.5"),
+        (lambda p: condition_joint(torch.zeros(2), torch.eye(2), torch.zeros(0), 2), "with 0 < keep < n"),
+        (
+            lambda p: condition_joint(torch.zeros(2), torch.ones(2, 2) - torch.eye(2), torch.zeros(1), 1),
+            "cov has no inverse on the 1",
+        ),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(g(0.0, [1.0, 2.0]))
+
+
+def test_several_coordinates_at_once_are_each_by_itself():
+    p = Gaussian.from_natural(torch.tensor([1.0, 2.0]), torch.tensor([-0.5, -2.0]))
+    assert p.mean.tolist() == [1.0, 0.5] and p.var.tolist() == [1.0, 0.25]
+    got = condition(g([0.0, 1.0], [1.0, 3.0]), torch.tensor([2.0, 4.0]).double(), 1.0, torch.tensor([1.0, 0.0]))
+    assert got.mean.tolist() == [1.0, 4.0] and got.var.tolist() == [0.5, 0.0]
+    mean, cov = condition_joint(torch.zeros(2), torch.tensor([[2.0, 1.0], [1.0, 4.0]]), torch.tensor([2.0]), 1)
+    assert mean.tolist() == [0.5] and cov.tolist() == [[1.75]]

@@ -7,8 +7,9 @@ import torch
 
 from ddpm_edu import GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle
 from ddpm_edu.gaussian import condition_joint
-from ddpm_edu.oracles import ClassOracle, LinearGaussianChain
+from ddpm_edu.oracles import ClassOracle, LinearGaussianChain, SDEOracle
 from ddpm_edu.routes import chain_joint, density_moments, grid, integrate, reverse_joint
+from ddpm_edu.sde import VPSDE
 
 DIFFUSION = GaussianDiffusion(NoiseSchedule.linear())
 LINE = GaussianMixture([0.3, 0.7], [-1.2, 0.8], [0.05, 0.10])
@@ -351,3 +352,180 @@ def test_class_oracle_refuses():
         oracle(torch.zeros(1, dtype=torch.float64), 3, torch.tensor([3]))
     with pytest.raises(ValueError, match=r"k = 2 is outside 0\.\.1"):
         oracle.of_class(2)
+
+
+# Precision, shapes and refusals ------------------------------------------------------------------------------------
+
+
+def test_single_precision():
+    means = torch.tensor([[-1.0, 0.5], [1.0, 0.0]])
+    data = GaussianMixture([0.5, 0.5], means, [0.1, 0.2], torch.linalg.qr(torch.rand(2, 2, 2, generator=_seed(0)))[0])
+    assert {x.dtype for x in (data.weights, data.means, data.variances, data.axes, data.sample(3, _seed(0)))} == {torch.float32}
+    assert GaussianMixture.of_points(means).weights.dtype == torch.float32
+    assert GaussianMixture.of_points(means).weights.tolist() == [0.5, 0.5]
+    # Data in float64, states in float32: the answers are right to single precision.
+    oracle, x_t = Oracle(LINE, DIFFUSION), torch.tensor([0.3, -0.7])
+    for answer in (oracle.eps_star, oracle.score, oracle.log_q):
+        single, double = answer(x_t, torch.tensor([300, 301])), answer(x_t.double(), torch.tensor([300, 301]))
+        assert torch.allclose(single.double(), double, rtol=1e-5)
+    coarse = GaussianMixture([1.0], [[0.0, 0.0]], [[1.0, 2.0]], torch.tensor([[[0.6, -0.8], [0.8, 0.6]]]))
+    assert coarse.axes.dtype == torch.float64  # orthonormal up to the rounding of float32, and so accepted
+
+
+def _seed(k):
+    return torch.Generator().manual_seed(k)
+
+
+@pytest.mark.parametrize("k", range(8))
+def test_a_covariance_of_lower_rank_is_semi_definite_up_to_rounding(k):
+    u = torch.randn(3, generator=_seed(k), dtype=torch.float64)
+    data = GaussianMixture.with_covariances([1.0], [[0.0, 0.0, 0.0]], torch.outer(u, u)[None])
+    assert (data.variances >= 0).all() and data.moments()[1].tolist() == pytest.approx((u**2).tolist())
+    assert torch.equal(data.sample(4, _seed(1)), data.sample(4, _seed(1)))
+
+
+def test_variances_may_be_a_number_one_for_each_component_or_one_for_each_coordinate():
+    means = [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
+    for given, want in (
+        (0.5, [[0.5, 0.5]] * 3),
+        ([0.1, 0.2, 0.3], [[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]]),
+        ([0.1, 0.2], [[0.1, 0.2]] * 3),
+    ):
+        assert GaussianMixture([0.2, 0.3, 0.5], means, given).variances.tolist() == want
+    images = GaussianMixture([0.5, 0.5], torch.zeros(2, 1, 2, 2), [1.0, 2.0])
+    assert images.event == (1, 2, 2) and images.variances.mean((1, 2, 3)).tolist() == [1.0, 2.0]
+
+
+def test_noise_keeps_the_axes_and_nothing_is_no_noise():
+    got = TILTED.noised(0.5)
+    covs = got.axes @ torch.diag_embed(got.variances) @ got.axes.mT
+    assert covs[1].tolist() == [pytest.approx([0.45, -0.15]), pytest.approx([-0.15, 0.85])]
+    assert torch.equal(TILTED.noised(0.0).variances, TILTED.variances)
+    assert LINE.curvature == pytest.approx(20.0)
+
+
+def test_a_batch_of_starting_points_has_the_likelihood_of_clean_data_at_0():
+    oracle, x = Oracle(LINE, DIFFUSION), torch.tensor([0.1, -1.0], dtype=torch.float64)
+    numbers = ((0.3, -1.2, 0.05), (0.7, 0.8, 0.10))
+    p = sum(w * torch.exp(-((x - m) ** 2) / (2 * v)) / math.sqrt(2 * math.pi * v) for w, m, v in numbers)
+    assert torch.allclose(oracle.log_q(x, 0), p.log(), rtol=1e-12)
+    # One step back, s left out: the law of x_1 given x_2 integrates to 1.
+    u = grid(-3, 3, 4001)
+    log_q = oracle.q_s_log_prob(u, torch.full_like(u, 0.4), 2)
+    assert float(integrate(log_q.exp(), u)) == pytest.approx(1, abs=1e-9)
+    assert torch.allclose(oracle.sigma2_optimal(x, 300, 200), oracle.q_s_moments(x, 300, 200)[1], rtol=0, atol=0)
+
+
+def test_draws_of_x_0_are_the_generator_s():
+    oracle, x_t = Oracle(TILTED, DIFFUSION), torch.zeros(6, 2, dtype=torch.float64)
+    a, b = (oracle.sample_x_0(x_t, 500, _seed(3)) for _ in range(2))
+    assert torch.equal(a, b) and float(a.std()) > 0.1
+
+
+def test_in_continuous_time_against_quadrature_and_autograd():
+    oracle = SDEOracle(LINE, VPSDE(0.2, 6.0))
+    x = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    x_0 = grid(-4, 4)
+    for t in (0.1, 0.5, 1.0):
+        bar = math.exp(-(0.2 * t + 2.9 * t * t))  # minus the integral of β
+        for k in range(5):
+            kernel = torch.distributions.Normal(math.sqrt(bar) * x_0, math.sqrt(1 - bar)).log_prob(x[k])
+            want = integrate((kernel + LINE.log_prob(x_0)).exp(), x_0).log()
+            assert float(oracle.log_q(x[k : k + 1], t)) == pytest.approx(float(want), abs=1e-8)
+        leaf = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(oracle.log_q(leaf, t).sum(), leaf)
+        assert torch.allclose(oracle(x, t), slope, atol=1e-10)
+    tilted = SDEOracle(TILTED, VPSDE(0.2, 6.0)).q_t(0.5)
+    bar = math.exp(-(0.1 + 2.9 / 4))
+    covs = tilted.axes @ torch.diag_embed(tilted.variances) @ tilted.axes.mT
+    assert covs[0].tolist() == [
+        pytest.approx([bar * 0.5 + 1 - bar, bar * 0.3]),
+        pytest.approx([bar * 0.3, bar * 0.4 + 1 - bar]),
+    ]
+    with pytest.raises(ValueError, match=r"t must be one time in \[0, 1\]"):
+        oracle.q_t(torch.tensor([0.1, 0.2]))
+    assert torch.equal(oracle.q_t(torch.tensor(0.25)).means, oracle.q_t(0.25).means)
+
+
+def test_classes_of_tilted_data_and_of_clean_data():
+    diffusion = GaussianDiffusion(NoiseSchedule.linear(10, 0.02, 0.5))
+    oracle = ClassOracle(TILTED, diffusion, torch.tensor([1, 0]))
+    one = oracle.of_class(1)
+    covs = one.axes @ torch.diag_embed(one.variances) @ one.axes.mT
+    assert one.weights.tolist() == [1.0] and covs[0].tolist() == [pytest.approx([0.5, 0.3]), pytest.approx([0.3, 0.4])]
+    x = torch.tensor([[0.0, 0.3], [-1.0, 0.0]], dtype=torch.float64)
+    laws = [torch.distributions.MultivariateNormal(TILTED.means[k], c) for k, c in ((1, _cov(1)), (0, _cov(0)))]
+    joint = torch.stack([math.log(w) + law.log_prob(x) for w, law in zip((0.6, 0.4), laws)], 1)
+    assert torch.allclose(oracle.log_prob_y(x, 0), joint.log_softmax(1), atol=1e-10)
+    rows = [oracle.log_prob_y(x[k : k + 1], t)[0] for k, t in enumerate((3, 8))]
+    assert torch.allclose(oracle.log_prob_y(x, torch.tensor([3, 8])), torch.stack(rows), atol=1e-12)
+    for y, error, message in (
+        (torch.tensor([0.0, 1.0]), TypeError, r"y must be an int64 tensor of classes 0\.\.2"),
+        (torch.tensor([0]), ValueError, r"got shape \(1,\)"),
+        (torch.tensor([-1, 0]), ValueError, "one class"),
+        ([0, 1], TypeError, "y must be a Tensor"),
+    ):
+        with pytest.raises(error, match=message):
+            oracle(x, 3, y)
+    with pytest.raises(ValueError, match="k = -1"):
+        oracle.of_class(-1)
+    with pytest.raises(TypeError, match="labels must be an int64"):
+        ClassOracle(TILTED, diffusion, [1, 0])
+    with pytest.raises(TypeError, match=r"of shape \(2,\)"):
+        ClassOracle(TILTED, diffusion, torch.tensor([0, 1, 1]))
+
+
+def _cov(k):
+    return torch.tensor([[[0.5, 0.3], [0.3, 0.4]], [[0.2, -0.15], [-0.15, 0.6]]][k], dtype=torch.float64)
+
+
+def test_the_chain_in_single_precision_and_in_batches():
+    chain = LinearGaussianChain(GaussianDiffusion(NoiseSchedule.constant(3, 0.2)), [0.9, 0.8, 0.7], 0.1, [0.3, 0.4, 0.5])
+    p = chain.reverse(torch.ones(2, 4), torch.tensor([1, 3]))
+    assert p.mean.dtype == torch.float32 and p.mean[:, 0].tolist() == pytest.approx([1.0, 0.8])
+    assert p.var.shape == (2, 1) and p.var[:, 0].tolist() == pytest.approx([0.3, 0.5])
+    assert chain.sigma2(torch.ones(2), torch.tensor([2, 3]), torch.tensor([1, 2])).tolist() == pytest.approx([0.4, 0.5])
+    assert chain.sigma2(torch.ones(1), 3, 2).tolist() == pytest.approx([0.5])
+    assert chain.slopes.tolist() == [1.0, 0.9, 0.8, 0.7] and chain.offsets[0] == 0 and chain.variances[0] == 0
+    assert chain.marginal(torch.tensor(3)).var == 1 and chain.log_prob(torch.ones(2, 4)).dtype == torch.float64
+    assert chain.log_prob(torch.ones(2, 4)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: GaussianMixture([1.0], 0.0, [1.0]), ValueError, r"means must have shape \(K, \*event\)"),
+        (lambda: GaussianMixture([], [], []), ValueError, "K >= 1"),
+        (lambda: GaussianMixture([0.5, 0.6], [0.0, 1.0], [1.0, 1.0]), ValueError, "sum to 1"),
+        (lambda: GaussianMixture([1.0, 0.0], [0.0, 1.0], [1.0, 1.0]), ValueError, "positive"),
+        (lambda: GaussianMixture([1.0], [0.0], [math.inf]), ValueError, "variances holds 1"),
+        (lambda: GaussianMixture([1.0], torch.tensor([0]), [1.0]), TypeError, "means has dtype"),
+        (lambda: GaussianMixture([1.0], [[0.0, 0.0]], [1.0], torch.eye(2)), ValueError, r"got shape \(2, 2\)"),
+        (lambda: GaussianMixture([1.0], [[0.0, 0.0]], [1.0], torch.eye(2).long()), TypeError, "axes has dtype"),
+        (lambda: GaussianMixture.with_covariances([1.0], [[0.0]], [[1.0]]), ValueError, r"got shape \(1, 1\)"),
+        (lambda: GaussianMixture.with_covariances([1.0], [[0.0]], [[[1.0, 0.0]]]), ValueError, r"got shape \(1, 1, 2\)"),
+        (lambda: GaussianMixture.of_points(torch.tensor(1.0)), ValueError, "points must have shape"),
+        (lambda: GaussianMixture.of_points(torch.zeros(0, 2)), ValueError, "K >= 1"),
+        (lambda: GaussianMixture.of_points([1.0]), TypeError, "points must be a torch tensor"),
+        (lambda: LINE.log_prob(torch.zeros(2, dtype=torch.int64)), TypeError, "x has dtype"),
+        (lambda: LINE.noised(math.inf), ValueError, "sigma = inf"),
+        (lambda: Oracle(LINE, DIFFUSION).q_t(torch.tensor([1, 2])), ValueError, r"t must be one step.*\(2,\)"),
+        (lambda: Oracle(LINE, DIFFUSION).q_t(-1), ValueError, r"t = -1 is outside 0\.\."),
+        (lambda: Oracle(LINE, NoiseSchedule.linear(3)), TypeError, "diffusion must be a GaussianDiffusion"),
+        (lambda: Oracle([0.0], DIFFUSION), TypeError, "data must be a GaussianMixture"),
+        (lambda: SDEOracle([0.0], VPSDE()), TypeError, "data must be a GaussianMixture"),
+        (lambda: LinearGaussianChain(NoiseSchedule.linear(3), 1.0, 0.0, 1.0), TypeError, "diffusion must be"),
+        (lambda: LinearGaussianChain(DIFFUSION, torch.ones(1, 1000), 0.0, 1.0), ValueError, r"got shape \(1, 1000\)"),
+        (lambda: random_chain(3, 0).forward(torch.tensor([1]), 2), TypeError, "x_s has dtype"),
+        (lambda: random_chain(3, 0).reverse(torch.zeros(2), torch.tensor([1, 2, 3])), ValueError, "t has 3 entries"),
+        (
+            lambda: random_chain(3, 0).sigma2(torch.zeros(2), torch.tensor([2, 3]), torch.tensor([1, 1])),
+            ValueError,
+            "not t - 1",
+        ),
+        (lambda: random_chain(3, 0).gap_terms(torch.tensor(1.0)), ValueError, r"x_0 has shape \(\)"),
+    ],
+)
+def test_more_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -498,3 +498,155 @@ def test_autocast_passes_on_classes_and_refuses_other_types():
     assert guided(autocast(network), y, 2.0)(x_t, t).shape == x_t.shape
     with pytest.raises(ValueError, match=r"dtype = torch\.float32"):
         autocast(network, torch.float32)
+
+
+# Defaults, gradients and refusals ----------------------------------------------------------------------------------
+
+
+def walks(net, score):
+    x = torch.zeros(2, 1)
+    return [
+        ancestral(DIFFUSION, net, x),
+        ddim(DIFFUSION, net, x),
+        ddim(DIFFUSION, net, x, eta=0.5),
+        ddim_invert(DIFFUSION, net, x),
+        langevin(lambda x: score(x, 0.0), x, 0.1, 2),
+        annealed_langevin(score, x, [1.0, 0.5], 0.1, 2),
+        reverse_sde(SDE, score, x, 3),
+        probability_flow(SDE, score, x, 3),
+    ]
+
+
+def test_no_walk_builds_a_graph():
+    weight = torch.ones((), requires_grad=True)
+    for walk in walks(lambda x, t: weight * x, lambda x, t: -weight * x):
+        for step in walk:
+            assert not any(part.requires_grad for part in step if isinstance(part, torch.Tensor))
+
+
+def test_defaults():
+    net = lambda x, t: x  # noqa: E731
+    score = lambda x, t: -x  # noqa: E731
+    ancestral_, drawn, still, inverted, _, _, reverse, flow = walks(net, score)
+    assert [len(list(walk)) for walk in (ancestral_, drawn, still, inverted, reverse, flow)] == [11, 11, 11, 11, 4, 4]
+    assert len(list(probability_flow(SDE, score, torch.zeros(1)))) == 51
+    assert len(list(reverse_sde(SDE, score, torch.zeros(1)))) == 1001
+    asked = []
+    list(ddim_invert(DIFFUSION, lambda x, t: asked.append(int(t[0])) or x, torch.zeros(1)))
+    assert asked == list(range(1, 11))  # one round
+
+
+def seeds(n):
+    return [torch.Generator().manual_seed(4) for _ in range(n)]
+
+
+def test_reverse_sde_by_hand_with_its_defaults_and_with_corrections():
+    x_1 = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    for corrections, ratio in ((0, None), (2, None), (1, 0.4)):
+        gen, other = seeds(2)
+        kwargs = {} if ratio is None else {"ratio": ratio}
+        walk = [*reverse_sde(SDE, NORMAL, x_1, [1.0, 0.6, 0.2, 0.0], corrections=corrections, generator=gen, **kwargs)]
+        x, gamma_ratio = x_1, 0.1 if ratio is None else ratio
+        for (t, s), step in zip(pairwise([1.0, 0.6, 0.2, 0.0]), walk[1:]):
+            v, beta = variance_of(t)
+            z = torch.randn(5, generator=other, dtype=torch.float64)
+            x = x - (t - s) * (-beta * x / 2 + beta * x / v) + math.sqrt(beta * (t - s)) * z
+            if s > 0:  # never at 0, where the data may have no score
+                gamma = gamma_ratio * (1 - math.exp(-(0.2 * s + 2.9 * s * s)))
+                for _ in range(corrections):
+                    z = torch.randn(5, generator=other, dtype=torch.float64)
+                    x = x - gamma * x / variance_of(s)[0] + math.sqrt(2 * gamma) * z
+            assert torch.allclose(step.x_t, x, atol=1e-12)
+        assert walk[-1].x_0_hat is walk[-1].x_t
+
+
+def test_no_noise_no_draw_and_no_score_at_0():
+    x, asked = torch.ones(3, dtype=torch.float64), []
+    before = torch.get_rng_state()
+
+    def score(x, t):
+        asked.append(t)
+        return NORMAL(x, t)
+
+    *_, last = reverse_sde(SDE, score, x, 2, eta=0.0)
+    assert asked == [1.0, 0.5] and last.x_0_hat is last.x_t
+    list(probability_flow(SDE, score, x, [0.3, 0.6]))
+    assert asked == [1.0, 0.5, 0.3, 0.6, 0.6]  # Heun's two, and the estimate at the end
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_langevin_by_hand_and_without_a_move():
+    x = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+    gen, other = seeds(2)
+    z = torch.randn(1, 2, generator=other, dtype=torch.float64)
+    *_, last = langevin(lambda x: -3 * x, x, 0.1, 1, generator=gen)
+    assert torch.allclose(last.x, 0.7 * x + math.sqrt(0.2) * z, atol=1e-15)
+    assert [(step.k, step.sigma) for step in langevin(lambda x: -x, x, 0.1, 0)] == [(0, 0.0)]
+    with pytest.raises(ValueError, match="after 1 moves x is not finite"):
+        list(langevin(lambda x: x * math.inf, x, 0.1, 3))
+    assert len(list(langevin(lambda x: -x, x, 0.1, 1, curvature=1))) == 2
+
+
+def test_annealing_may_go_as_far_as_the_stability_bound_at_every_level():
+    x = torch.zeros(3, 2, dtype=torch.float64)
+    assert len(list(annealed_langevin(lambda x, sigma: -x / sigma**2, x, [3.0, 0.1], 1.9, 2))) == 5
+    assert len(list(annealed_langevin(lambda x, sigma: -x / sigma**2, x, (1,), 0.5, 1))) == 2
+
+
+def test_slerp_at_small_and_wide_angles_by_trigonometry():
+    x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    for angle in (0.001, 0.5, math.pi - 0.5, math.pi - 0.01):
+        y = torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+        got = slerp(x, y, 0.3)[0].tolist()
+        assert got == pytest.approx([math.cos(0.3 * angle), math.sin(0.3 * angle)], abs=1e-9)
+    assert slerp(2 * x, 4 * x, torch.tensor(0.25)).tolist() == [[2.5, 0.0]]  # the plain mixture
+    both = slerp(torch.cat([x, x]), torch.cat([x, -x.flip(1)]), torch.tensor([0.5, 0.5]).double())
+    assert both.tolist() == [[1.0, 0.0], pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)])]
+
+
+def test_autocast_keeps_the_configuration_and_takes_both_half_precisions():
+    def network(x, *rest):
+        return (x @ torch.ones(2, 2)) * (1 + len(rest))
+
+    network.config = {"classes": 3}
+    assert autocast(network).config == {"classes": 3} and autocast(lambda x, t: x).config == {}
+    x = torch.full((1, 2), 1 + 2.0**-10)  # one digit more than bfloat16 has
+    assert autocast(network)(x, None).tolist() == [[4.0, 4.0]] and autocast(network)(x, None).dtype == torch.float32
+    assert autocast(network, torch.float16)(x, None)[0, 0] == 4 * (1 + 2.0**-10)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda x: ancestral(DIFFUSION, ORACLE, x, clip=-1.0), ValueError, "clip = -1.0"),
+        (lambda x: ancestral(DIFFUSION, ORACLE, x, clip=0.0), ValueError, "clip = 0.0"),
+        (lambda x: ancestral(DIFFUSION, None, x), TypeError, "eps_model must be a function"),
+        (lambda x: ancestral(DIFFUSION, ORACLE, x, sigma2=0.1), TypeError, "sigma2 must be a function"),
+        (lambda x: ancestral(DIFFUSION, ORACLE, x[0]), ValueError, "x_T must have a batch axis"),
+        (lambda x: ddim(DIFFUSION, ORACLE, x, clip=0.0), ValueError, "clip = 0.0"),
+        (lambda x: ddim(DIFFUSION, None, x), TypeError, "eps_model must be a function"),
+        (lambda x: ddim(DIFFUSION, ORACLE, x.long()), TypeError, "x_T has dtype"),
+        (lambda x: ddim_invert(DIFFUSION, None, x), TypeError, "eps_model must be a function"),
+        (lambda x: ddim_invert(DIFFUSION, ORACLE, x, [-1, 5]), ValueError, "start at 0"),
+        (lambda x: ddim_invert(DIFFUSION, ORACLE, x, [0, 2.5]), TypeError, "steps"),
+        (lambda x: langevin(None, x, 0.1, 1), TypeError, "score must be a function"),
+        (lambda x: langevin(torch.sin, x, math.inf, 1), ValueError, "gamma = inf"),
+        (lambda x: langevin(torch.sin, x, 0.1, 1, curvature=0.0), ValueError, "curvature = 0.0"),
+        (lambda x: annealed_langevin(None, x, [1.0], 0.1, 1), TypeError, "score must be a function"),
+        (lambda x: annealed_langevin(torch.sin, x, [1.0, 2.0], 0.1, 1), ValueError, "fall at every place"),
+        (lambda x: annealed_langevin(torch.sin, x, [math.inf], 0.1, 1), ValueError, r"sigmas\[0\] = inf"),
+        (lambda x: annealed_langevin(torch.sin, x.long(), [1.0], 0.1, 1), TypeError, "x has dtype"),
+        (lambda x: reverse_sde(SDE, NORMAL, x, [0.5, 1.0]), ValueError, "steps must go down.* from 0.5 to 1.0"),
+        (lambda x: reverse_sde(SDE, NORMAL, x, eta=math.inf), ValueError, "eta = inf"),
+        (lambda x: reverse_sde(SDE, NORMAL, x, ratio=0.0), ValueError, "ratio = 0.0"),
+        (lambda x: probability_flow(SDE, None, x), TypeError, "score must be a function"),
+        (lambda x: slerp(x.long(), x, 0.5), TypeError, "x has dtype"),
+        (lambda x: slerp(x[:, None] + 1, x[:, None].long(), 0.5), TypeError, "y has dtype"),
+        (lambda x: slerp(x[:, None] + 1, x[:, None] + 1, -0.1), ValueError, "share must be a number"),
+        (lambda x: slerp(x[:, None] + 1, x[:, None] + 1, torch.zeros(2, 1)), ValueError, "share must be a number"),
+        (lambda x: slerp(x[:, None] + 1, x[:, None], 0.5), ValueError, "must not be 0"),
+    ],
+)
+def test_all_is_refused_before_the_first_step(call, error, message):
+    with pytest.raises(error, match=message):
+        call(torch.zeros(2))

@@ -249,3 +249,35 @@ def test_cosine_without_an_offset_is_a_square_of_a_cosine():
 def test_steps_must_be_whole_numbers(n):
     with pytest.raises(TypeError, match="steps"):
         NoiseSchedule.linear(10).steps(n)
+
+
+def test_tables_of_one_s_own_must_be_whole_tables():
+    def table(*values):
+        return torch.tensor(values, dtype=torch.float64)
+
+    assert NoiseSchedule(table(1, 0.5), table(0, 0.5)).beta_tildes.tolist() == [0, 0]
+    for alpha_bars, betas in (
+        (table(1, 0.5), table(0, 0.5, 0.5)),
+        (table(1, 0.5)[:, None], table(0, 0.5)[:, None]),
+        (table(1), table(0)),
+        (table(1, 0.5), table(0.1, 0.5)),
+        (table(0.9, 0.5), table(0, 0.5)),
+    ):
+        with pytest.raises(ValueError, match=r"must both have shape \(T \+ 1,\) and start with 1 and 0"):
+            NoiseSchedule(alpha_bars, betas)
+    with pytest.raises(TypeError, match="betas must be a Tensor"):
+        NoiseSchedule(table(1, 0.5), [0, 0.5])
+
+
+def test_constants_and_curves_are_formed_in_float64():
+    assert NoiseSchedule.constant(2, 0.1).betas.tolist() == [0.0, 0.1, 0.1]
+    asked = []
+    NoiseSchedule.from_log_snr(lambda u: asked.extend(u.tolist()) or -u, 4)
+    assert asked == [0.0, 1 / 3, 2 / 3, 1.0]
+
+
+def test_the_last_step_alone_can_underflow():
+    almost = 1 - 2.0**-53  # 1 - β is 2^-53; the least number there is, 2^-1074, lies between the 20th and the 21st power
+    assert float(NoiseSchedule.from_betas([almost] * 20).alpha_bars[-1]) == 2.0**-1060
+    with pytest.raises(ValueError, match="underflows to 0 after T = 21 steps"):
+        NoiseSchedule.from_betas([almost] * 21)

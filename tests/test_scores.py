@@ -229,3 +229,10 @@ def test_the_energy_without_its_network_is_a_parabola_and_the_sizes_are_the_ones
 def test_more_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_without_gradients_not_even_the_directions_carry_one():
+    v = torch.ones(2, 2, requires_grad=True)
+    with torch.no_grad():
+        s, along = divergence(torch.sin, torch.zeros(2, 2), v)
+    assert not s.requires_grad and not along.requires_grad and along.tolist() == [2.0, 2.0]
