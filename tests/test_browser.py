@@ -112,7 +112,8 @@ def opened(request, browser, site):
     page.seconds = {m["name"]: m["value"] for m in meter.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
     if page.locator(".math").count():
         page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
-        page.evaluate("MathJax.startup.promise")
+        page.evaluate("MathJax.startup.promise.then(() => MathJax.startup.document.lazyTypesetAll())")
+        page.wait_for_function("!document.querySelector('mjx-lazy')")  # what is tested below is the whole page
     yield page, path, look, wrong
     context.close()
 
