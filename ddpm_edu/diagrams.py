@@ -7,7 +7,7 @@ network. Sizes are in inches, so text keeps its size whatever the number of step
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -106,17 +106,21 @@ def unet_levels(network: UNet) -> list[Level]:
         if isinstance(block, Downsample):
             levels.append(Level(levels[-1].side // 2, [block.conv.out_channels], [], [], False))
             continue
-        width = block.res.conv2.out_channels  # type: ignore[union-attr]
-        levels[-1].down.append(width)
-        levels[-1].kept.append(width)
+        levels[-1].down.append(_width(block))
+        levels[-1].kept.append(_width(block))
         levels[-1].attends = hasattr(block.attention, "qkv")
     k = len(levels) - 1
     for block in network.up:
         if isinstance(block, Upsample):
             k -= 1
         else:
-            levels[k].up.append(block.res.conv2.out_channels)  # type: ignore[union-attr]
+            levels[k].up.append(_width(block))
     return levels
+
+
+def _width(block: Any) -> int:
+    """The channels that a block puts out."""
+    return block.res.conv2.out_channels
 
 
 def unet_diagram(network: UNet) -> Figure:
@@ -138,7 +142,7 @@ def unet_diagram(network: UNet) -> Figure:
             _arrow(axes, (left + wide / 2, y + pitch - 0.04), (left + wide / 2, y + tall + 0.04), INK, "half")
             _arrow(axes, (right + wide / 2, y + tall + 0.04), (right + wide / 2, y + pitch - 0.04), INK, "double")
     y, inner = top - len(levels) * pitch, (left + right + wide) / 2 - wide / 2
-    middle = [block.res.conv2.out_channels for block in network.middle]  # type: ignore[union-attr]
+    middle = [_width(block) for block in network.middle]
     _box(axes, inner, y, wide, tall, _blocks(middle, True).replace("attention", "attention between"), timed=True)
     _arrow(axes, (left + wide / 2, y + pitch - 0.04), (inner - 0.12, y + tall / 2), INK, bend=True)
     _arrow(axes, (inner + wide + 0.06, y + tall / 2), (right + wide / 2, y + pitch - 0.04), INK, bend=True)
