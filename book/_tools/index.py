@@ -33,6 +33,68 @@ in the paper it comes from; a dash there means that it is a step of this book's 
 route that the check compares with, and how closely the two must agree; chapters run these checks each time they are run.
 """
 
+# What has no row above, and why; a name stands for all that is in it (a module, a class).
+WITHOUT_EQUATION = {
+    "reads, writes or checks files": ["weights", "training.Checkpoints", "training.TrainState", "published"],
+    "is the command line": ["cli"],
+    "draws a picture or shows source": ["diagrams", "plots"],
+    "is the checking itself": ["check"],
+    "brings data into the form that a network takes": [
+        "data.ImageData", "data.ImageFiles", "data.digits", "data.digits_split", "data.levels_of", "data.load", "data.to_bytes", "data.toy",
+        "data.two_moons", "data.swiss_roll", "data.checkerboard", "data.gaussian_ring",
+    ],
+    "holds together what others compute": [
+        "config.TrainConfig", "diffusion.LossWeights", "diffusion.per_sample", "likelihood.Bound.nats",
+        "likelihood.Bound.bits_per_dim", "likelihood.Flow", "metrics.Neighbours", "samplers.Step", "samplers.LangevinStep",
+        "training.Data", "training.Metrics", "training.TrainingDiverged", "notation.VDM", "notation.EDM",
+        "notation.Preconditioning",
+    ],
+    "looks up, chooses or hands on, and computes nothing": [
+        "diffusion.GaussianDiffusion.alpha_bar", "diffusion.GaussianDiffusion.predict", "diffusion.LearnedVariance.eps_model",
+        "discrete.DiscreteDiffusion.predict", "discrete.sequences", "discrete.step_matrix", "oracles.ClassOracle.of_class",
+        "sde.VPSDE.predict", "sde.VPSDE.times", "schedules.NoiseSchedule.T", "schedules.NoiseSchedule.steps", "scores.evaluate",
+        "samplers.autocast", "training.fast_precision", "training.processes", "training.on_any_process",
+        "training.ImportanceSampler.update", "unet.Block", "unet.step_of_each", "mlp",
+    ],
+    "runs a network's layers; the layers have their equations": [
+        "scores.EnergyMLP.forward", "snr.LearnedLogSNR.forward", "unet.Attention.forward",
+        "unet.Downsample.forward", "unet.ResBlock.forward", "unet.UNet.forward", "unet.Upsample.forward",
+    ],
+    "draws from a law whose density has its equation": [
+        "discrete.DiscreteDiffusion.ancestral", "discrete.DiscreteDiffusion.q_sample", "discrete.SequenceLaw.sample",
+        "discrete.draw", "gaussian.FullGaussian.sample", "oracles.GaussianMixture.sample", "sde.VPSDE.q_sample",
+        "diffusion.GaussianDiffusion.q_path", "routes.walk_chain",
+    ],
+    "is a route: the other side of checks": [
+        "routes.density_moments", "routes.grid", "routes.integrate", "routes.push_density", "routes.quadratic_moments",
+        "routes.reverse_joint", "oracles.GaussianMixture.event", "oracles.GaussianMixture.with_covariances",
+        "oracles.GaussianMixture.moments", "oracles.Oracle.log_q", "oracles.SDEOracle.log_q",
+        "oracles.LinearGaussianChain.marginal", "oracles.LinearGaussianChain.reverse", "oracles.LinearGaussianChain.sigma2",
+        "discrete.SequenceLaw.entropy", "discrete.SequenceLaw.log_prob", "discrete.SequenceLaw.markov",
+        "discrete.SequenceLaw.posterior",
+    ],
+    "says one formula of the table in other letters; the page on notation checks each": [
+        "notation.alpha_bar_from_gamma", "notation.alpha_bar_from_half_log_snr", "notation.alpha_bar_from_log_snr",
+        "notation.alpha_bar_from_sigma", "notation.alphas_cumprod_from_schedule", "notation.denoiser_from_eps_model",
+        "notation.denoiser_from_network", "notation.diffusers_model_from_eps_model", "notation.edm_from_alpha_bar",
+        "notation.edm_preconditioning", "notation.eps_model_from_denoiser", "notation.eps_model_from_diffusers",
+        "notation.eps_model_from_vdm_model", "notation.half_log_snr_from_alpha_bar", "notation.log_snr_from_alpha_bar",
+        "notation.schedule_from_alphas_cumprod", "notation.t_from_gamma", "notation.t_from_sigma", "notation.t_from_timestep",
+        "notation.timestep_from_t", "notation.vdm_from_alpha_bar", "notation.vdm_model_from_eps_model",
+    ],
+    "is a special case, an inverse or a sum of what has its equation": [
+        "schedules.NoiseSchedule.from_alpha_bars", "schedules.NoiseSchedule.from_betas",
+        "diffusion.GaussianDiffusion.bound_term", "diffusion.GaussianDiffusion.eps_from_score", "diffusion.GaussianDiffusion.sigma2_beta_tilde_clipped",
+        "discrete.DiscreteDiffusion.uniform", "discrete.DiscreteDiffusion.absorbing", "discrete.DiscreteDiffusion.L_0",
+        "discrete.DiscreteDiffusion.L_T", "discrete.DiscreteDiffusion.bound_terms", "likelihood.sampled_bits", "sde.VPSDE.beta",
+        "sde.VPSDE.x0_from_score", "steering.bilinear_filter", "steering.mask_filter", "training.loss_terms",
+    ],
+    "trains or asks the network that judges samples, and tabulates": [
+        "metrics.Judge", "metrics.class_figures", "metrics.class_quality",
+        "metrics.guidance_curve", "metrics.mmd2_null", "metrics.principal_components", "metrics.quality", "metrics.train_judge",
+    ],
+}  # fmt: skip
+
 
 def page(book: list[Chapter]) -> str:
     equations = sum(len(c.equations) for c in book)
@@ -42,7 +104,23 @@ def page(book: list[Chapter]) -> str:
         f"{equations} numbered equations in {len(book)} chapter{'s' * (len(book) != 1)}, held by "
         f"{len(checks) - slips} checks; {slips} common slips refuted."
     )
-    return "\n".join([HEAD.format(count=count), *(section(chapter) for chapter in book)])
+    return "\n".join([HEAD.format(count=count), *(section(chapter) for chapter in book), without()])
+
+
+def without() -> str:
+    """The rest of the package, so that nothing public is passed over in silence."""
+    lines = [
+        "## What has no equation of its own",
+        "",
+        "The rest of what is public in the package, and why it states no formula that a chapter derives. A module or a class",
+        "stands for all in it that has no row above; a test sees to it that nothing is left out.",
+        "",
+        "| It … | Code |",
+        "|---|---|",
+    ]
+    for reason, names in WITHOUT_EQUATION.items():
+        lines.append(f"| {reason} | {', '.join(f'`{name}`' for name in names)} |")
+    return "\n".join(lines) + "\n"
 
 
 def section(chapter: Chapter) -> str:
