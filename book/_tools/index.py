@@ -40,8 +40,8 @@ WITHOUT_EQUATION = {
     "draws a picture or shows source": ["diagrams", "plots"],
     "is the checking itself": ["check"],
     "brings data into the form that a network takes": [
-        "data.ImageData", "data.ImageFiles", "data.digits", "data.digits_split", "data.levels_of", "data.load", "data.to_bytes", "data.toy",
-        "data.two_moons", "data.swiss_roll", "data.checkerboard", "data.gaussian_ring",
+        "data.ImageData", "data.ImageFiles", "data.digits", "data.digits_split", "data.levels_of", "data.load",
+        "data.to_bytes", "data.toy", "data.two_moons", "data.swiss_roll", "data.checkerboard", "data.gaussian_ring",
     ],
     "holds together what others compute": [
         "config.TrainConfig", "diffusion.LossWeights", "diffusion.per_sample", "likelihood.Bound.nats",
@@ -52,13 +52,13 @@ WITHOUT_EQUATION = {
     "looks up, chooses or hands on, and computes nothing": [
         "diffusion.GaussianDiffusion.alpha_bar", "diffusion.GaussianDiffusion.predict", "diffusion.LearnedVariance.eps_model",
         "discrete.DiscreteDiffusion.predict", "discrete.sequences", "discrete.step_matrix", "oracles.ClassOracle.of_class",
-        "sde.VPSDE.predict", "sde.VPSDE.times", "schedules.NoiseSchedule.T", "schedules.NoiseSchedule.steps", "scores.evaluate",
-        "samplers.autocast", "training.fast_precision", "training.processes", "training.on_any_process",
+        "sde.VPSDE.predict", "sde.VPSDE.times", "schedules.NoiseSchedule.T", "schedules.NoiseSchedule.steps",
+        "scores.evaluate", "samplers.autocast", "training.fast_precision", "training.processes", "training.on_any_process",
         "training.ImportanceSampler.update", "unet.Block", "unet.step_of_each", "mlp",
     ],
     "runs a network's layers; the layers have their equations": [
-        "scores.EnergyMLP.forward", "snr.LearnedLogSNR.forward", "unet.Attention.forward",
-        "unet.Downsample.forward", "unet.ResBlock.forward", "unet.UNet.forward", "unet.Upsample.forward",
+        "scores.EnergyMLP.forward", "snr.LearnedLogSNR.forward", "unet.Attention.forward", "unet.Downsample.forward",
+        "unet.ResBlock.forward", "unet.UNet.forward", "unet.Upsample.forward",
     ],
     "draws from a law whose density has its equation": [
         "discrete.DiscreteDiffusion.ancestral", "discrete.DiscreteDiffusion.q_sample", "discrete.SequenceLaw.sample",
@@ -84,14 +84,15 @@ WITHOUT_EQUATION = {
     ],
     "is a special case, an inverse or a sum of what has its equation": [
         "schedules.NoiseSchedule.from_alpha_bars", "schedules.NoiseSchedule.from_betas",
-        "diffusion.GaussianDiffusion.bound_term", "diffusion.GaussianDiffusion.eps_from_score", "diffusion.GaussianDiffusion.sigma2_beta_tilde_clipped",
-        "discrete.DiscreteDiffusion.uniform", "discrete.DiscreteDiffusion.absorbing", "discrete.DiscreteDiffusion.L_0",
-        "discrete.DiscreteDiffusion.L_T", "discrete.DiscreteDiffusion.bound_terms", "likelihood.sampled_bits", "sde.VPSDE.beta",
-        "sde.VPSDE.x0_from_score", "steering.bilinear_filter", "steering.mask_filter", "training.loss_terms",
+        "diffusion.GaussianDiffusion.bound_term", "diffusion.GaussianDiffusion.eps_from_score",
+        "diffusion.GaussianDiffusion.sigma2_beta_tilde_clipped", "discrete.DiscreteDiffusion.uniform",
+        "discrete.DiscreteDiffusion.absorbing", "discrete.DiscreteDiffusion.L_0", "discrete.DiscreteDiffusion.L_T",
+        "discrete.DiscreteDiffusion.bound_terms", "likelihood.sampled_bits", "sde.VPSDE.beta", "sde.VPSDE.x0_from_score",
+        "steering.bilinear_filter", "steering.mask_filter", "training.loss_terms",
     ],
     "trains or asks the network that judges samples, and tabulates": [
-        "metrics.Judge", "metrics.class_figures", "metrics.class_quality",
-        "metrics.guidance_curve", "metrics.mmd2_null", "metrics.principal_components", "metrics.quality", "metrics.train_judge",
+        "metrics.Judge", "metrics.class_figures", "metrics.class_quality", "metrics.guidance_curve", "metrics.mmd2_null",
+        "metrics.principal_components", "metrics.quality", "metrics.train_judge",
     ],
 }  # fmt: skip
 
