@@ -1,7 +1,7 @@
 """Makes the built pages light, after everything else: what no page uses is left out of what every page loads.
 
-- the theme's icons come as one script with thousands, and again as a font with a style rule for each; those that no page
-  shows are taken out of both;
+- the theme's icons come as one script with thousands; those that no page shows are taken out;
+- its style sheets hold rules for hundreds of classes; those of a class that no page and no script mentions are taken out;
 - every page loads the search index, and the styles of cards, tabs and live kernels; only the search page searches, and
   there are no cards, tabs and live kernels;
 - each word of a signature stands in a <span> that no style sheet asks for;
@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 
 ICON = re.compile(r'(?:"([\w-]+)"|([\w$]+)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+","[^"]*"\],?')
-RULE = re.compile(r'(?:\.fa-[\w-]+::?before,?)+\{content:"[^"]*"\}')
 SEARCH = re.compile(r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>')
 UNSEEN = re.compile(r"\s*(?:<link [^>]*sphinx-(?:design|thebe)[^>]*>|<script [^>]*design-tabs\.js[^>]*></script>)")
 WORD = re.compile(r'<span class="pre">([^<]*)</span>')
@@ -36,9 +35,62 @@ def fewer_icons(script: str, used: set[str]) -> str:
     return ICON.sub(keep, script)
 
 
-def fewer_rules(css: str, used: set[str]) -> str:
-    """The style sheet with the rules of those icons."""
-    return RULE.sub(lambda rule: rule[0] if used & set(re.findall(r"\.fa-([\w-]+)", rule[0])) else "", css)
+def words(folder: Path) -> set[str]:
+    """Every word in a page or a script: a class that is none of them is the class of nothing."""
+    files = [path for kind in ("html", "js") for path in folder.rglob(f"*.{kind}") if "mathjax" not in path.parts]
+    return {word for path in files for word in re.findall(r"[\w-]+", path.read_text(encoding="utf-8"))}
+
+
+def fewer_rules(css: str, known: set[str]) -> str:
+    """The style sheet without the selectors that ask for a class that is not in `known`."""
+    out, end = [], 0
+    for start, opened, closed in _blocks(css):
+        out.append(css[end:start])
+        head, body, end = css[start:opened], css[opened + 1 : closed], closed + 1
+        if re.match(r"\s*@(media|supports|layer|container)\b", head):
+            body = fewer_rules(body, known)
+        elif not head.lstrip().startswith("@"):
+            head = ",".join(one for one in _split(head) if _can_match(one, known))
+        if head and body.strip():
+            out.append(f"{head}{{{body}}}")
+    return "".join([*out, css[end:]])
+
+
+def _can_match(selector: str, known: set[str]) -> bool:
+    while (flat := re.sub(r"\([^()]*\)", "", selector)) != selector:  # :not(.a), :is(.a, .b): no class need be there
+        selector = flat
+    return all("\\" in name or name in known for name in re.findall(r"\.((?:[\w-]|\\.)+)", re.sub(r"\[[^]]*\]", "", selector)))
+
+
+def _blocks(css: str):
+    """(start, {, }) of each outermost block; its selectors or at-rule begin at start."""
+    start = depth = opened = 0
+    for token in re.finditer(r'/\*.*?\*/|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|[{};]', css, flags=re.S):
+        sign = token[0]
+        if sign.startswith("/*") and not depth and not css[start : token.start()].strip():
+            start = token.end()
+        elif sign == "{":
+            depth += 1
+            opened = token.start() if depth == 1 else opened
+        elif sign == "}":
+            depth -= 1
+            if not depth:
+                yield start, opened, token.start()
+                start = token.end()
+        elif sign == ";" and not depth:  # @charset, @import
+            start = token.end()
+
+
+def _split(selectors: str) -> list[str]:
+    """At the commas that stand in no brackets."""
+    parts, depth = [""], 0
+    for letter in selectors:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def lighter_page(text: str, searches: bool = False) -> str:
@@ -73,10 +125,12 @@ def slim(folder: Path) -> None:
     for page in folder.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         page.write_text(lighter_page(text, page.name == "search.html"), encoding="utf-8")
-    used = used_icons(folder)
-    for name, fewer in (("fontawesome.js", fewer_icons), ("pydata-sphinx-theme.css", fewer_rules)):
-        for path in folder.rglob(name):
-            path.write_text(fewer(path.read_text(encoding="utf-8"), used), encoding="utf-8")
+    for script in folder.rglob("fontawesome.js"):
+        script.write_text(fewer_icons(script.read_text(encoding="utf-8"), used_icons(folder)), encoding="utf-8")
+    known = words(folder)
+    for sheet in folder.rglob("*.css"):
+        if "mathjax" not in sheet.parts:
+            sheet.write_text(fewer_rules(sheet.read_text(encoding="utf-8"), known), encoding="utf-8")
     for picture in folder.glob("_images/*.png"):
         if picture.stat().st_size > LEAST:
             lighter_picture(picture)
