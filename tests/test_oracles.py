@@ -501,6 +501,11 @@ def test_the_chain_in_single_precision_and_in_batches():
         (lambda: GaussianMixture([1.0], [0.0], [math.inf]), ValueError, "variances holds 1"),
         (lambda: GaussianMixture([1.0], torch.tensor([0]), [1.0]), TypeError, "means has dtype"),
         (lambda: GaussianMixture([1.0], [[0.0, 0.0]], [1.0], torch.eye(2)), ValueError, r"got shape \(2, 2\)"),
+        (
+            lambda: GaussianMixture([1.0], [[0.0, 0.0]], [1.0], torch.tensor([[[1.0, 0.1], [0.0, 1.0]]])),
+            ValueError,
+            "orthonormal",
+        ),
         (lambda: GaussianMixture([1.0], [[0.0, 0.0]], [1.0], torch.eye(2).long()), TypeError, "axes has dtype"),
         (lambda: GaussianMixture.with_covariances([1.0], [[0.0]], [[1.0]]), ValueError, r"got shape \(1, 1\)"),
         (lambda: GaussianMixture.with_covariances([1.0], [[0.0]], [[[1.0, 0.0]]]), ValueError, r"got shape \(1, 1, 2\)"),

@@ -207,6 +207,8 @@ def test_the_energy_without_its_network_is_a_parabola_and_the_sizes_are_the_ones
         torch.nn.init.zeros_(p)
     assert energy(torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, 1.0]])).tolist() == [4.5, 0.5]
     assert energy.score(torch.tensor([[1.0, 2.0, 2.0]])).tolist() == [[-1.0, -2.0, -2.0]]
+    torch.nn.init.ones_(energy.network[-1].bias)
+    assert energy(torch.tensor([[1.0, 2.0, 2.0], [0.0, 0.0, 1.0]])).tolist() == [5.5, 1.5]  # what the network says is added
 
 
 @pytest.mark.parametrize(
