@@ -174,7 +174,7 @@ def steered_moments(
     repeats: int = 1,
     sigma2: ReverseVariance | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of what `steered` generates with `replacing` and the exact network of `data`: no samples drawn.
+    """Mean and covariance of what `steered` generates with `replacing` and the perfect network of `data`: no samples drawn.
 
     One step down and the replacing, with G = √α Σ_s Σ_t⁻¹, Σ_t = ᾱ_t C + (1-ᾱ_t) I and m, C of the data:
     M ← (I-P) [√ᾱ_s m + G (M - √ᾱ_t m)] + P √ᾱ_s y,     V ← (I-P) [G V Gᵀ + σ² I] (I-P)ᵀ + (1-ᾱ_s) P Pᵀ.

@@ -18,7 +18,7 @@ DECODINGS = 16
 def branching_explorer() -> Explorer:
     """Stop one of three walks at t and finish it 16 times, for data with two modes and T = 100; beside it q(x_0 | x_t).
 
-    The walks and the decodings are `ancestral` with the exact network and the true variance in every move but the last.
+    The walks and the decodings are `ancestral` with the perfect network and the true variance in every move but the last.
     """
     diffusion = GaussianDiffusion(NoiseSchedule.linear(100, 1e-3, 0.2))
     data = GaussianMixture(weights=[0.3, 0.7], means=[-1.2, 0.8], variances=[0.05, 0.10])

@@ -109,6 +109,6 @@ def guidance_explorer(steps: int = 20) -> Explorer:
         ],
         draw,
         title="What guidance samples, and what it is said to sample",
-        caption=f"Exact networks and {steps} steps. “Inner share”: what lies left of the middle between the class's two humps; "
-        "in the class itself it is a half.",
+        caption=f"Perfect networks and {steps} steps. “Inner share”: what lies left of the middle between the class's two "
+        "humps; in the class itself it is a half.",
     )

@@ -9,7 +9,7 @@ from .base import Bars, Choice, Explorer, Frame, Line, Panel, Points, Slider, si
 
 
 def independence_explorer() -> Explorer:
-    """Choose the noise, the number of steps and how much letters repeat: what the exact network samples, and what it pays.
+    """Choose the noise, the number of steps and how much letters repeat: what the perfect network samples, and what it pays.
 
     Three letters, 0 or 1; the first is a fair coin, each next one repeats the last with the probability of the slider.
     """
@@ -76,7 +76,7 @@ def independence_explorer() -> Explorer:
             Slider("a letter repeats with probability", repeats, 3, format=lambda r: f"{r:g}"),
         ],
         draw,
-        title="What the exact network samples when letters change at the same time",
+        title="What the perfect network samples when letters change at the same time",
         caption="The network knows the law of every letter given what is seen, exactly. But letters that change in the same "
         "step are drawn independently. The bound pays for it, like 1/T; the law of the samples is off by less.",
     )
