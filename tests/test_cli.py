@@ -312,6 +312,35 @@ def test_diverged_training_is_told_in_one_line(capsys, monkeypatch):
     assert capsys.readouterr().err.endswith("ddpm_edu: step 3: the loss is nan\n")
 
 
+def test_a_run_can_begin_with_trained_weights(capsys, trained):
+    """Fine-tuning: network and average are those begun with, and the card keeps the card of the run before."""
+    begun, before = weights.load(trained)
+    on = ["train", "--data", "digits", "--start"]
+    assert cli.main([*on, "net.safetensors", "--lr", "1e-30", "--out", "two.safetensors"]) == 0
+    after, card = weights.load("two.safetensors")
+    for (name, x), y in zip(begun.state_dict().items(), after.state_dict().values()):
+        assert torch.equal(x, y), name  # at this rate nothing moves
+    assert [(run["file"], run["command"]) for run in card["history"]] == [("net.safetensors", before["command"])]
+    assert cli.main([*on, "two.safetensors", "--out", "three.safetensors"]) == 0
+    history = weights.load("three.safetensors")[1]["history"]
+    assert [run["file"] for run in history] == ["net.safetensors", "two.safetensors"]
+    assert not any("history" in run for run in history)
+
+
+def test_weights_to_begin_with_are_checked_before_the_work(capsys, trained):
+    capsys.readouterr()
+    assert "no weight file at nowhere" in refused(capsys, "train", "--data", "digits", "--start", "nowhere.safetensors")
+    error = refused(capsys, "train", "--data", "digits", "--preset", "playground", "--start", "net.safetensors")
+    assert "net.safetensors is of another network" in error
+    assert cli.main(["train", "--data", "digits", "--steps", "2"]) == 0
+    capsys.readouterr()
+    assert "--start has no meaning" in refused(capsys, "train", "--data", "digits", "--resume", "--start", "net.safetensors")
+    state = training.TrainState(TINY)
+    state.step = 1
+    with pytest.raises(ValueError, match="at step 1"):
+        state.begin_with(trained)
+
+
 def test_interrupted_run_saves_says_how_to_resume_and_goes_on(capsys, monkeypatch, trained):
     capsys.readouterr()
 

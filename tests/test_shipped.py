@@ -32,12 +32,18 @@ def test_the_card_is_about_the_weights(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("_judge")])
 def test_the_card_shows_a_whole_run_of_its_preset(name):
+    """The card of the first run, where later ones began with its weights; and each of those ran to its end."""
     _, card = weights.load(weights.shipped(name))
-    config = TrainConfig(**card["config"])
+    runs = [*card.get("history", []), card]
+    config, curve = TrainConfig(**runs[0]["config"]), runs[0]["loss_curve"]
     assert config.network == PRESETS[name].network or config.network.items() >= PRESETS[name].network.items()
-    assert card["loss_curve"][-1][0] == config.steps == PRESETS[name].steps
-    first, last = (sum(loss for _, loss in part) / 10 for part in (card["loss_curve"][:10], card["loss_curve"][-10:]))
+    assert config.steps == PRESETS[name].steps
+    first, last = (sum(loss for _, loss in part) / 10 for part in (curve[:10], curve[-10:]))
     assert last < 0.7 * first
+    for run in runs:
+        assert run["loss_curve"][-1][0] == run["config"]["steps"] and len(run["commit"]) == 40
+        assert run["network"] == card["network"] and run["data"] == card["data"]
+    assert all("--start" in run["command"] for run in runs[1:]) and "--start" not in runs[0]["command"]
     if config.data == "digits":
         assert card["data"]["sha256"] == data.load("digits").sha256()
 
