@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpm_edu import Gaussian, GaussianDiffusion, GaussianMixture, NoiseSchedule, Oracle
-from ddpm_edu.diffusion import LearnedVariance
+from ddpm_edu.diffusion import LearnedVariance, per_sample
 from ddpm_edu.gaussian import condition_joint
 from ddpm_edu.routes import chain_joint, chain_moments, density_moments, grid, integrate
 
@@ -556,3 +556,186 @@ def test_ddim_weight_takes_a_batch_of_steps_and_refuses_where_no_error_is_allowe
             diffusion.ddim_weight(x_t, **kwargs)
     with pytest.raises(ValueError, match=r"eta = 1.2 is outside"):
         diffusion.ddim_weight(x_t, 3, eta=1.2)
+
+
+def test_ddim_s_law_is_a_point_unless_noise_is_asked_for():
+    q = LONG.q_ddim(f64(0.3), f64(-1.0), 500)
+    assert float(q.var) == 0
+    bar, before = (float(LONG.schedule.alpha_bars[t]) for t in (500, 499))
+    eps = (-1.0 - math.sqrt(bar) * 0.3) / math.sqrt(1 - bar)
+    assert float(q.mean) == pytest.approx(math.sqrt(before) * 0.3 + math.sqrt(1 - before) * eps, rel=1e-12)
+
+
+def test_the_decoder_in_a_batch_does_not_spoil_the_gradients():
+    net, x_0 = Twice(), torch.full((2, 2), 1 / 255).double()  # at t = 1 the KL's own formula would divide 0 by 0
+    term = LONG.hybrid_term(net, x_0, torch.tensor([1, 300]), f64(0.4, -0.3, 0.1, 0.2).reshape(2, 2), 1.0)
+    (slopes,) = torch.autograd.grad(term.sum(), net.numbers)
+    assert slopes.isfinite().all() and (slopes != 0).all()
+
+
+# Names, shapes, precision and defaults -----------------------------------------------------------------------------
+
+
+def test_it_is_shown_by_its_schedule():
+    assert repr(SHORT) == f"GaussianDiffusion(NoiseSchedule(T=5, alpha_bar_T={math.prod(1 - b for b in BETAS):.3g}))"
+
+
+TWO = {
+    "x0_from_eps": ("x_t", "eps"),
+    "eps_from_x0": ("x_t", "x_0"),
+    "v_from_x0_eps": ("x_0", "eps"),
+    "x0_from_v": ("x_t", "v"),
+    "eps_from_v": ("x_t", "v"),
+    "mean_from_eps": ("x_t", "eps"),
+    "eps_from_mean": ("x_t", "mean"),
+    "q_sample": ("x_0", "eps"),
+    "q_posterior": ("x_0", "x_t"),
+    "q_ddim": ("x_0", "x_t"),
+}
+
+
+@pytest.mark.parametrize("method", TWO)
+def test_both_arguments_are_looked_at(method):
+    first, second = TWO[method]
+    call = lambda a, b: getattr(LONG, method)(**{first: a, second: b, "t": 5})  # noqa: E731
+    good = torch.zeros(2)
+    with pytest.raises(TypeError, match=f"^{first} has dtype"):
+        call(good.long(), good)
+    with pytest.raises(TypeError, match=f"^{second} has dtype"):
+        call(good, good.long())
+    with pytest.raises(ValueError, match=rf"{first} \(2,\), {second} \(3,\)"):
+        call(good, torch.zeros(3))
+    with pytest.raises(ValueError, match=f"^{second} holds 2"):
+        call(good, good / 0)
+
+
+def test_one_step_for_a_batch_or_one_for_each_and_nothing_else():
+    x = torch.zeros(2, 3)
+    for call in (
+        lambda t: LONG.q_marginal(x, t),
+        lambda t: LONG.q_step(x, t),
+        lambda t: LONG.q_posterior(x, x, t),
+        lambda t: LONG.predict(zero_net, x, t),
+        lambda t: LONG.sigma2_beta(x, t),
+    ):
+        with pytest.raises(ValueError, match="t has 3 entries"):
+            call(torch.tensor([1, 2, 3]))
+    with pytest.raises(ValueError, match="s has 1 entries"):
+        LONG.q_step(x, torch.tensor([5, 6]), torch.tensor([1]))
+    with pytest.raises(ValueError, match="t has 1 entries"):
+        LONG.q_marginal(torch.tensor(1.0), torch.tensor([1]))
+    with pytest.raises(ValueError, match=r"s = 6 is outside 0\.\.5"):
+        SHORT.q_step(x, 5, 6)
+    assert SHORT.q_step(x, 5, 0).var.shape == (1, 1) and SHORT.alpha_bar(0, (2,), low=0).tolist() == [1.0]
+    with pytest.raises(ValueError, match="when = 0"):
+        SHORT.alpha_bar(0, (2,), name="when")
+
+
+def test_single_precision_results_of_double_precision_coefficients():
+    x, t = torch.full((2, 1), 0.5), torch.tensor([1, 1000])
+    bars, betas = LONG.schedule.alpha_bars[t], LONG.schedule.betas[t]
+    tildes = torch.tensor([float(LONG.schedule.beta_tildes[2]), float(LONG.schedule.beta_tildes[1000])])
+    for got, want in (
+        (LONG.q_marginal(x, t).var, 1 - bars),
+        (LONG.q_step(x, t).var, betas),
+        (LONG.sigma2_beta(x, t), betas),
+        (LONG.sigma2_beta_tilde_clipped(x, t), tildes),
+        (LONG.sigma2_interpolated(1.0, x, t), betas),
+        (LONG.sigma2_from_eps_error(1.0, x, t), betas / (1 - betas)),
+        (LONG.q_sample(x, t, 0 * x), bars.sqrt() / 2),
+        (LONG.score_from_eps(x, t), -0.5 / (1 - bars).sqrt()),
+        (LONG.eps_from_score(x, t), -0.5 * (1 - bars).sqrt()),
+    ):
+        assert got.dtype == torch.float32 and got.shape == (2, 1)
+        assert got[:, 0].tolist() == pytest.approx(want.tolist(), rel=3e-7)
+    assert LONG.sigma2_from_eps_error(torch.tensor([[0.0], [1.0]]), x, t).dtype == torch.float32
+    # β̃_1 + β_1²/(α_1 β_1) · error: all of it is the error's.
+    assert float(LONG.sigma2_from_eps_error(0.25, x[:1], 1)) == pytest.approx(0.25 * 1e-4 / 0.9999, rel=1e-6)
+    assert LONG.sigma2_from_eps_error(0, x, 1).tolist() == [[0.0]]
+
+
+def test_the_defaults_of_the_hybrid_loss_and_of_the_decoder():
+    x_0, eps, net = torch.full((1, 2), 1 / 255).double(), f64(0.4, -0.3).reshape(1, 2), Twice()
+    at = [LONG.hybrid_term(net, x_0, 300, eps, *weight).item() for weight in ((), (0.0,), (1.0,))]
+    assert (at[0] - at[1]) / (at[2] - at[1]) == pytest.approx(0.001, rel=1e-6)
+    # At t = 1 the default decoder is that of 256 grey values.
+    by_levels = [LONG.hybrid_term(net, x_0, 1, eps, 0.5, levels).item() for levels in (256, None)]
+    assert LONG.hybrid_term(net, x_0, 1, eps, 0.5).item() == by_levels[0] != by_levels[1]
+    p, _ = LONG.p_mean_variance(lambda x, t: 0 * x, x_0, 1)
+    normal = torch.distributions.Normal(p.mean, p.var.sqrt())
+    want = -(normal.cdf(x_0 + 1 / 255) - normal.cdf(x_0 - 1 / 255)).log().sum(1)
+    assert torch.allclose(LONG.bound_term(p, x_0, x_0, 1), want, rtol=1e-6)
+    with pytest.raises(ValueError, match="vlb_weight = inf"):
+        LONG.hybrid_term(net, x_0, 5, eps, math.inf)
+
+
+def test_a_learned_variance_of_pictures_in_single_precision():
+    def network(x_t, t):
+        assert x_t.shape == (2, 3, 4, 4) and t.tolist() == [5, 5]
+        return torch.cat([0.5 * x_t, torch.full_like(x_t, 0.25)], 1).double()
+
+    x_t = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    learned = LearnedVariance(LONG, network)
+    p, _ = LONG.p_mean_variance(learned.eps_model, x_t, 5, sigma2=learned.sigma2)
+    beta, tilde = float(LONG.schedule.betas[5]), float(LONG.schedule.beta_tildes[5])
+    assert p.var.shape == x_t.shape and p.var.dtype == torch.float32
+    assert torch.allclose(p.var.double(), torch.full_like(p.var, beta**0.25 * tilde**0.75).double(), rtol=1e-6)
+    assert learned.eps_model(x_t, torch.tensor([5, 5])).dtype == torch.float32
+    for shape in ((2, 6, 4, 5), (2, 5, 4, 4), (1, 6, 4, 4)):
+        with pytest.raises(ValueError, match="twice the channels"):
+            LearnedVariance(LONG, lambda x, t, shape=shape: torch.zeros(shape)).eps_model(x_t, torch.tensor([5, 5]))
+    with pytest.raises(ValueError, match="twice the channels"):
+        LearnedVariance(LONG, lambda x, t: torch.zeros(4)).eps_model(torch.zeros(2), torch.tensor([5, 5]))
+
+
+def test_the_state_that_v_belongs_to_is_kept_without_its_graph():
+    x_t = f64(0.1, 0.2).reshape(1, 2).requires_grad_()
+    learned = LearnedVariance(LONG, Twice())
+    learned.eps_model(x_t, torch.tensor([7]))
+    assert not learned._kept[0].requires_grad
+
+
+def test_per_sample_sums_what_is_behind_the_batch():
+    x = torch.arange(12.0).reshape(2, 3, 2)
+    assert per_sample(x).tolist() == [15.0, 51.0] and per_sample(x[:, 0, 0]).tolist() == [0.0, 6.0]
+    assert per_sample(torch.zeros(0, 3)).shape == (0,) and per_sample(torch.zeros(2, 0)).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: per_sample(torch.tensor(1.0)), ValueError, "x must have a batch axis"),
+        (lambda: per_sample([1.0]), TypeError, "x must be a Tensor"),
+        (lambda: LONG.q_path(f64(1.0), torch.zeros(1000, 1).long()), TypeError, "eps has dtype"),
+        (lambda: LONG.q_path(f64(1.0), torch.zeros(999, 1)), ValueError, r"eps must have shape \(1000, 1\)"),
+        (lambda: LONG.q_step(torch.tensor([1]), 5), TypeError, "x_s has dtype"),
+        (
+            lambda: LONG.q_step(f64(1.0, 1.0), torch.tensor([5, 6]), torch.tensor([4, 6])),
+            ValueError,
+            r"s = \[4, 6\], t = \[5, 6\]",
+        ),
+        (lambda: LONG.q_ddim(f64(1.0), f64(1.0), 5, eta=-0.1), ValueError, r"eta = -0.1 is outside \[0, 1\]"),
+        (lambda: LONG.sigma2_beta(torch.tensor([1]), 5), TypeError, "x_t has dtype"),
+        (lambda: LONG.sigma2_beta_tilde(torch.tensor([1]), 5), TypeError, "x_t has dtype"),
+        (lambda: LONG.sigma2_interpolated(0.5, f64(1.0), 0), ValueError, "t = 0"),
+        (lambda: LONG.sigma2_from_eps_error(torch.zeros(3), f64(1.0, 2.0), 5), ValueError, r"eps_error \(3,\), x_t \(2,\)"),
+        (lambda: LONG.sigma2_from_eps_error(torch.tensor([0.1, -0.1]), f64(1.0, 2.0), 5), ValueError, "got -0.1"),
+        (lambda: LONG.sigma2_interpolated(torch.zeros(3), f64(1.0, 2.0), 5), ValueError, r"v \(3,\), x_t \(2,\)"),
+        (lambda: LONG.predict(lambda x, t: None, f64(1.0), 5), TypeError, r"eps_model\(x_t, t\) must be a Tensor"),
+        (lambda: LONG.predict(zero_net, torch.tensor([1]), 5), TypeError, "x_t has dtype"),
+        (lambda: LONG.p_mean_variance(zero_net, f64(1.0), 5, clip=0.0), ValueError, "clip = 0.0"),
+        (lambda: LONG.p_mean_variance(zero_net, f64(1.0), 5, clip=math.inf), ValueError, "clip = inf"),
+        (lambda: LONG.simple_loss(zero_net, torch.zeros(0, 3), 5, torch.zeros(0, 3)), ValueError, "empty batch"),
+        (lambda: LONG.simple_loss(zero_net, torch.zeros(2).long(), 5, torch.zeros(2)), TypeError, "x_0 has dtype"),
+        (lambda: LONG.simple_loss(zero_net, torch.zeros(2), 5, torch.zeros(2).long()), TypeError, "eps has dtype"),
+        (lambda: LONG.loss_weights(torch.zeros(2, 2), torch.tensor([5, 1]), LONG.sigma2_beta_tilde), ValueError, "it is 0.0"),
+        (lambda: LONG.ddim_weight(torch.tensor([1]), 5), TypeError, "x_t has dtype"),
+        (lambda: LONG.ddim_weight(torch.zeros(2, 2), torch.tensor([5, 1])), ValueError, "the weight infinite"),
+        (lambda: LONG.bound_term(Gaussian(f64(0), f64(1)), f64(0, 0), f64(0, 0), 5), ValueError, "must have one shape"),
+        (lambda: LONG.bound_term(Gaussian(f64(0, 0), f64(1)), f64(0, 0), f64(0), 5), ValueError, "x_0, x_t, p_mean must have"),
+        (lambda: LONG.bound_term(Gaussian(f64(0, 0), f64(1)), f64(0), f64(0, 0), 5), ValueError, r"got \(1,\), \(2,\), \(2,\)"),
+    ],
+)
+def test_more_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

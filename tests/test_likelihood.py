@@ -529,3 +529,148 @@ def test_sampled_bits_refuses():
         sampled_bits(diffusion, lambda y: lambda x, t: x, x_0, torch.zeros(5), 6)
     with pytest.raises(ValueError, match="5 images, but 4 labels"):
         sampled_bits(diffusion, lambda y: lambda x, t: x, x_0, torch.zeros(4), 3)
+
+
+# Defaults, batches, precision and refusals -------------------------------------------------------------------------
+
+
+def counting(sizes):
+    def network(x_t, t):
+        sizes.append((int(t[0]), len(x_t)))
+        return 0.5 * x_t
+
+    return network
+
+
+def test_batches_are_of_256_and_no_bar_is_shown_unless_asked_for(capsys):
+    x_0 = torch.zeros(300, 1)
+    sizes = []
+    bound = variational_bound(SHORT, counting(sizes), x_0, steps=[2])
+    assert sizes == [(2, 256), (2, 44)] and bound.dims == 1 and bound.terms.dtype == torch.float64
+    sizes.clear()
+    eps_errors(SHORT, counting(sizes), x_0, steps=[3])
+    assert sizes == [(3, 256), (3, 44)]
+    sizes.clear()
+    eps_errors(SHORT, counting(sizes), x_0[:1])
+    assert sizes == [(t, 1) for t in (1, 2, 3, 4)]
+    variational_bound(SHORT, net, x_0[:2] + 1)
+    sampled_bits(SHORT, lambda y: net, x_0[:3] + 1, torch.zeros(3), 2)
+    assert capsys.readouterr().err == ""
+    sampled_bits(SHORT, lambda y: net, x_0[:3] + 1, torch.zeros(3), 2, progress=True)
+    assert "bound" in capsys.readouterr().err
+
+
+def test_the_sampled_bound_draws_as_many_images_as_it_says():
+    x_0, asked = torch.linspace(-1, 1, 60).reshape(60, 1, 1).expand(60, 1, 2), []
+
+    def eps_model_of(labels):
+        asked.append(len(labels))
+        return net
+
+    args = (SHORT, eps_model_of, x_0, torch.arange(60), 3)
+    runs = [sampled_bits(*args, levels=None, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert asked == [30, 3, 3, 3] * 2 and runs[0] == runs[1]
+    few = [x_0[:4], torch.arange(4)]
+    asked.clear()
+    got = sampled_bits(SHORT, eps_model_of, *few, 4, levels=None)
+    assert asked == [4] * 4 and 0 < got["standard_error"] < abs(got["total"])
+    assert set(sampled_bits(SHORT, eps_model_of, *few, 2, levels=None)) == {"total", "standard_error", "L_0", "L_1:T-1", "L_T"}
+    with pytest.raises(ValueError, match="per_step = 1 must be between 2"):
+        sampled_bits(SHORT, eps_model_of, *few, 1)
+
+
+def test_the_sampled_bound_of_equal_images_by_hand():
+    """Every image is 0 and the network's answer is 0, so each term is a number; clip changes nothing, sigma2 does."""
+    x_0, zero = torch.zeros(40, 2, dtype=torch.float64), lambda y: lambda x, t: torch.zeros_like(x)
+    one = SHORT.sigma2_beta
+    for sigma2 in (None, lambda x, t, s=None: 2 * one(x, t, s)):
+        got = sampled_bits(
+            SHORT, zero, x_0, torch.zeros(40), 4, sigma2, levels=None, generator=torch.Generator().manual_seed(0)
+        )
+        # L_T = KL(N(0, 1-ᾱ) ‖ N(0, 1)) for each coordinate.
+        v = 1 - math.prod(1 - b for b in BETAS)
+        assert got["L_T"] == pytest.approx(0.5 * (v - 1 - math.log(v)) / math.log(2), rel=1e-12)
+        # L_0 lies above its value at x_1 = 0, where the decoder's mean is 0.
+        least = 0.5 * math.log(2 * math.pi * 0.1 * (1 if sigma2 is None else 2)) / math.log(2)
+        assert least < got["L_0"] < least + 2
+    clipped = sampled_bits(
+        SHORT, zero, x_0, torch.zeros(40), 4, clip=1e-9, levels=3, generator=torch.Generator().manual_seed(0)
+    )
+    # x̂_0 = 0 exactly: each middle term is the KL of two variances, β̃ to β, with means at most a hair apart.
+    rhos = [(1 - math.prod(1 - b for b in BETAS[: t - 1])) / (1 - math.prod(1 - b for b in BETAS[:t])) for t in (2, 3, 4)]
+    want = sum(0.5 * (r - 1 - math.log(r)) for r in rhos) / math.log(2)
+    assert clipped["L_1:T-1"] == pytest.approx(want, abs=1e-9)
+
+
+def test_the_generator_decides_the_draws_and_single_precision_is_kept_for_the_network():
+    x_0 = torch.linspace(-1, 1, 6).reshape(3, 2)
+    seen = []
+
+    def network(x_t, t):
+        seen.append(x_t.dtype)
+        return 0.5 * x_t
+
+    a, b = (eps_errors(SHORT, network, x_0, torch.Generator().manual_seed(2)) for _ in range(2))
+    assert torch.equal(a[0][1:], b[0][1:]) and torch.equal(a[1][1:], b[1][1:]) and set(seen) == {torch.float32}
+    assert a[0].dtype == a[1].dtype == torch.float64
+    gen = torch.Generator().manual_seed(2)
+    eps = torch.randn(3, 2, generator=gen)
+    x_1 = math.sqrt(0.9) * x_0 + math.sqrt(0.1) * eps
+    assert float(a[0][1]) == pytest.approx(float((eps - 0.5 * x_1).square().mean()), rel=1e-6)
+    assert float(a[1][1]) == pytest.approx(1 - float((0.5 * x_1).square().mean()), rel=1e-6)
+    bound = variational_bound(SHORT, network, x_0, generator=torch.Generator().manual_seed(2), levels=None, steps=[1])
+    mean = reverse_by_hand(x_1.double(), 1, 0.5 * x_1.double())
+    want = -Normal(mean, math.sqrt(0.1)).log_prob(x_0.double()).sum(1)
+    assert torch.allclose(bound.terms[:, 0], want, rtol=1e-6)
+    assert L_T(SHORT, x_0).dtype == torch.float64
+    path = torch.randn(5, 2, 3, generator=gen)
+    for form in (path_log_ratio, consistency_terms, posterior_terms):
+        assert torch.allclose(
+            form(SHORT, CHAIN, path, CHAIN.sigma2), form(SHORT, CHAIN, path.double(), CHAIN.sigma2), rtol=1e-4
+        )
+        assert form(SHORT, CHAIN, path, CHAIN.sigma2).dtype == torch.float64
+
+
+def test_linear_eps_errors_in_single_precision_and_of_two_points():
+    table = linear_eps_errors(SHORT, torch.tensor([[0.0, 3.0], [2.0, 3.0]]))  # variances 1 and 0
+    assert table.dtype == torch.float64
+    for t in range(1, 5):
+        bar = math.prod(1 - beta for beta in BETAS[:t])
+        assert float(table[t]) == pytest.approx(bar / 2, rel=1e-14)
+
+
+def test_the_flow_s_signs_are_the_generator_s():
+    tilted, x = SDEOracle(TILTED, SDE), torch.tensor([[0.4, 0.3]], dtype=torch.float64)
+    a, b = (
+        flow_log_prob(SDE, tilted, x.expand(8, 2), probes=1, generator=torch.Generator().manual_seed(5), rtol=1e-4, atol=1e-4)
+        for _ in range(2)
+    )
+    assert torch.equal(a.log_prob, b.log_prob)
+    # Signs ±1: two coordinates have two different products of signs, so there are two estimates, and no more.
+    assert len({round(float(v), 2) for v in a.log_prob}) == 2
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: eps_errors(SHORT, net, torch.tensor(1.0)), ValueError, r"x_0 has shape \(\)"),
+        (lambda: eps_errors(SHORT, net, torch.zeros(1, 2), batch_size=0), ValueError, "batch_size = 0"),
+        (lambda: eps_errors(SHORT, net, torch.zeros(1, 2).long()), TypeError, "x_0 has dtype"),
+        (lambda: eps_errors(SHORT, net, torch.zeros(1, 2), steps=[0]), ValueError, "steps = "),
+        (lambda: linear_eps_errors(SHORT, torch.tensor(1.0)), ValueError, r"x_0 has shape \(\)"),
+        (lambda: linear_eps_errors(SHORT, torch.zeros(3, 2).long()), TypeError, "x_0 has dtype"),
+        (lambda: variational_bound(SHORT, net, f64(0.0), steps=[5]), ValueError, r"steps = .*5 is outside 1\.\.4"),
+        (lambda: variational_bound(SHORT, net, f64(0.0), clip=0.0), ValueError, "clip = 0.0"),
+        (lambda: path_log_ratio(SHORT, net, torch.zeros(6, 3)), ValueError, "path must have shape"),
+        (lambda: path_log_ratio(SHORT, net, torch.zeros(5, 3).long()), TypeError, "path has dtype"),
+        (lambda: sampled_bits(SHORT, lambda y: net, torch.zeros(3, 1).long(), f64(0, 0, 0), 2), TypeError, "x_0 has dtype"),
+        (lambda: L_t(SHORT, net, f64(0.1), torch.tensor([1]), 2), TypeError, "x_t has dtype"),
+        (lambda: flow_log_prob(SDE, lambda x, t: -x, torch.zeros(1, 2), start=-0.1), ValueError, "start = -0.1"),
+        (lambda: flow_log_prob(SDE, lambda x, t: -x, torch.zeros(1, 2), rtol=1.0), ValueError, "rtol = 1.0"),
+        (lambda: flow_log_prob(SDE, lambda x, t: -x, torch.zeros(1, 2), atol=0.0), ValueError, "atol = 0.0"),
+        (lambda: flow_log_prob(SDE, lambda x, t: -x, torch.zeros(1, 2), atol=1.0), ValueError, "atol = 1.0"),
+    ],
+)
+def test_more_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -173,7 +173,7 @@ def register(mutants: list[dict], general: dict[str, dict]) -> str:
         "That list was written by hand. `make mutation` leaves the choice to a program: it edits each function of seven "
         "modules in every small way it knows (another operator, another number, a condition turned, a method or a check left "
         "out) and runs the module's unit tests against each edit. Those that no test notices are read one by one: each is "
-        "explained in `tests/survivors.yml`.",
+        "explained in `tests/survivors.yml`." + partly(general),
         "",
         "| Module | Edits | Noticed | |",
         "|---|---|---|---|",
@@ -186,6 +186,12 @@ def register(mutants: list[dict], general: dict[str, dict]) -> str:
         seen = f"Eq. ({m['check']})" if m.get("check") else f"none: {m['equivalent']}"
         lines.append(f"| `{m['function'].split('.', 1)[1]}` | {escaped(m['slip'])} | {seen} |")
     return "\n".join(lines) + "\n"
+
+
+def partly(general: dict[str, dict]) -> str:
+    """Which modules' edits were not all tried."""
+    some = [name for name, table in general.items() if any("every" in of for of in table.values())]
+    return f" Of {', '.join(f'`{name}`' for name in some)} only a part of the edits was tried." if some else ""
 
 
 def rates(general: dict[str, dict]) -> list[str]:
