@@ -139,6 +139,7 @@ SIDES = [  # (code before, got, want, what the linter says or None)
     # functions of the chapter, loops over pairs, functions handed over
     (D + "def g(k):\n    y = d.q_posterior(x, x, k)\n    return y.var", "post(2)", "g(2)", POST),
     (D, "post(2)", "post(3)", POST),
+    (D + "def at(k):\n    return lambda y: d.q_posterior(y, y, k).mean", "at(2)(x)", "at(3)(x)", POST),
     (D, "torch.vmap(post)(x)", "sum(map(post, (1, 2)))", POST),
     (D + "for a, b in ((post(2).mean, 1.0),): y, z = a, b", "y", "z", None),
     (D + "for a, b in ((post(2).mean, post(3).mean),): pass", "a", "b", POST),

@@ -92,6 +92,8 @@ class Value:
     what: object = None  # a package function, class or module; the chapter's own function
 
     def __or__(self, other: Value) -> Value:
+        if NOTHING in (self, other):
+            return other if self == NOTHING else self
         same = self.kind == other.kind and self.what is other.what
         return Value(self.calls | other.calls, self.kind if same else "?", self.what if same else None)
 
@@ -319,7 +321,8 @@ class Reader:
                 return self.method(node.func.attr, owner, given, here)
         target = self.value(node.func)
         if target.kind == "own":
-            return Value(given | self.own(target.what, node, arguments, here).calls)
+            answer = self.own(target.what, node, arguments, here)  # which may be a function in its turn
+            return Value(given | answer.calls, answer.kind, answer.what)
         if target.kind == "function":
             note = getattr(target.what, "__annotations__", {}).get("return", "")
             module = target.what.__module__.split(".")[-1]
