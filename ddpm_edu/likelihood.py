@@ -383,7 +383,9 @@ def _standard(like: Tensor) -> Gaussian:
 
 def _visited(steps: Sequence[int] | None, T: int) -> Sequence[int]:
     """The steps asked for, each in 1..T; None stands for all."""
-    return range(1, T + 1) if steps is None else as_steps(torch.tensor(whole_numbers(steps, "steps")), T, name="steps").tolist()
+    if steps is None:
+        return range(1, T + 1)
+    return [int(as_steps(t, T, name="steps")) for t in whole_numbers(steps, "steps")]
 
 
 def _bar(visited, progress: bool):
