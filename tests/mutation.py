@@ -437,24 +437,32 @@ def survivors(found: Results) -> tuple[set[Edit], set[Edit]]:
     return alive - known, known - alive
 
 
-def try_all(function: Function, known: dict[str, Any], trial: Trial, jobs: int) -> dict[str, Any]:
+def known(of: dict[str, Any], function: Function, every: int) -> bool:
+    return of.get("source") == function.digest and of.get("every", 1) <= every
+
+
+def try_all(function: Function, before: dict[str, Any], trial: Trial, jobs: int, every: int) -> dict[str, Any]:
     """What the tests say to a function's mutants; of a function that is known, only to those that survived."""
-    group = mutants(function)
-    dead = 0
-    if known.get("source") == function.digest:
-        edits = [(s["old"], s["new"]) for s in known["alive"]]
+    group, dead = mutants(function), 0
+    if known(before, function, every):
+        edits = [(s["old"], s["new"]) for s in before["alive"]]
         group = [mutant for mutant in group if tuple(mutant.edit().values()) in edits]
-        dead = known["noticed"]
+        dead = before["noticed"]
+        every = before.get("every", 1)
+    else:
+        group = group[::every]
     done = [one for one in trial.outcomes(group, jobs) if one[1] != NO_MUTANT]
     alive = sorted((mutant.edit() for mutant, code, _ in done if code == SURVIVED), key=lambda s: (s["old"], s["new"]))
     noticed = dead + len(done) - len(alive)
     of = {"source": function.digest, "mutants": noticed + len(alive), "noticed": noticed, "alive": alive}
+    if every > 1:
+        of["every"] = every
     told = [(mutant, by) for mutant, code, by in done if by]
     if told and not dead:
         mutant, by = told[len(told) // 2]
         of["sample"] = {"operator": mutant.operator, "occurrence": mutant.occurrence, "test": by}
-    elif "sample" in known:
-        of["sample"] = known["sample"]
+    elif "sample" in before:
+        of["sample"] = before["sample"]
     return of
 
 
@@ -484,6 +492,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--sample", action="store_true", help="only try examples that were noticed, one of every fifth function"
     )
+    parser.add_argument("--every", type=int, default=1, help="of each function's edits, only every so-manieth: a first look")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     options = parser.parse_args(arguments)
     found = {} if options.all else results()
@@ -501,13 +510,13 @@ def main(arguments: list[str] | None = None) -> int:
             function
             for function in functions(module)
             if f"{module}.{function.name}".startswith(options.only)
-            and (f"{module}.{function.name}" in missing or table.get(function.name, {}).get("source") != function.digest)
+            and (f"{module}.{function.name}" in missing or not known(table.get(function.name, {}), function, options.every))
         ]
 
         def work(trial: Trial, wanted=wanted, table=table, module=module) -> None:
             trial.measure()
             for function in wanted:
-                table[function.name] = of = try_all(function, table.get(function.name, {}), trial, options.jobs)
+                table[function.name] = of = try_all(function, table.get(function.name, {}), trial, options.jobs, options.every)
                 save(found)
                 print(f"{module}.{function.name}: {of['noticed']} of {of['mutants']}", file=sys.stderr, flush=True)
 

@@ -175,7 +175,7 @@ def register(mutants: list[dict], general: dict[str, dict]) -> str:
         "out) and runs the module's unit tests against each edit. Those that no test notices are read one by one: each is "
         "explained in `tests/survivors.yml`." + partly(general),
         "",
-        "| Module | Edits | Noticed | |",
+        "| Module | Edits | Noticed | Share |",
         "|---|---|---|---|",
         *rates(general),
         "",
@@ -190,13 +190,15 @@ def register(mutants: list[dict], general: dict[str, dict]) -> str:
 
 def partly(general: dict[str, dict]) -> str:
     """Which modules' edits were not all tried."""
-    some = [name for name, table in general.items() if any("every" in of for of in table.values())]
-    return f" Of {', '.join(f'`{name}`' for name in some)} only a part of the edits was tried." if some else ""
+    none = [f"`{name}`" for name, table in general.items() if not table]
+    some = [f"`{name}`" for name, table in general.items() if any("every" in of for of in table.values())]
+    text = f" Of {', '.join(some)} only a part of the edits was tried." if some else ""
+    return text + (f" Not tried yet: {', '.join(none)}." if none else "")
 
 
 def rates(general: dict[str, dict]) -> list[str]:
     counts = {
-        name: [sum(of[key] for of in table.values()) for key in ("mutants", "noticed")] for name, table in general.items()
+        n: [sum(of[key] for of in table.values()) for key in ("mutants", "noticed")] for n, table in general.items() if table
     }
     counts["all"] = [sum(column) for column in zip(*counts.values())]
     return [f"| `{name}` | {total:,} | {noticed:,} | {noticed / total:.1%} |" for name, (total, noticed) in counts.items()]
