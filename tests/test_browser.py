@@ -283,3 +283,56 @@ def test_search_works_from_files_without_a_network(browser, query, page_found):
     links = [a.get_attribute("href") or "" for a in page.locator("#search-results li a").all()]
     assert any(page_found in link for link in links)
     page.context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_link_to_an_equation_lands_on_it(browser, width):
+    """Equations above it are not yet typeset when the page opens, and must not push it out of sight when they are."""
+    page = _alone(browser, width)
+    page.goto((HTML / "notebooks" / "05_posterior.html").as_uri() + "#eq-5-24")
+    page.wait_for_function("!document.querySelector('#eq-5-24 mjx-lazy') && document.querySelector('#eq-5-24 mjx-container')")
+    page.wait_for_timeout(500)
+    box = page.locator("#eq-5-24").bounding_box()
+    assert 0 <= box["y"] and box["y"] + box["height"] <= 800
+    page.context.close()
+
+
+STYLES = """() => [...document.querySelectorAll('*')].map((e) => {
+  const s = getComputedStyle(e);
+  return [e.tagName, ...["color", "backgroundColor", "fontSize", "fontWeight", "fontFamily", "display", "position", "margin",
+    "padding", "width", "height", "borderTopWidth", "borderLeftColor", "opacity", "textDecorationLine"]
+    .map((k) => s[k])].join(" ");
+})"""
+
+
+@pytest.mark.parametrize("path", ["book/intro.html", "notebooks/03_elbo.html", "search.html"])
+@pytest.mark.parametrize("look", LOOKS)
+def test_the_light_style_sheet_looks_like_the_whole_one(browser, site, path, look):
+    """What book/_ext/slim.py has taken out of the theme's changes the style of no element."""
+    theme = Path(pytest.importorskip("pydata_sphinx_theme").__file__).parent
+    whole = theme / "theme" / "pydata_sphinx_theme" / "static" / "styles" / "pydata-sphinx-theme.css"
+    seen, served = [], []
+
+    def serve(route):
+        served.append(route.request.url)
+        route.fulfill(body=whole.read_text(encoding="utf-8"), content_type="text/css")
+
+    for swap in (False, True):
+        context = browser.new_context(
+            viewport={"width": LOOKS[look]["width"], "height": 900}, color_scheme="dark" if LOOKS[look]["dark"] else "light"
+        )
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        page.route("**/mathjax/**", lambda route: route.abort())  # its own styles are not the theme's
+        if swap:
+            page.route("**/pydata-sphinx-theme.css*", serve)
+        page.goto(site + path, wait_until="load")
+        page.wait_for_function("!document.querySelector('i.fas, i.fab, i.fa-solid')")  # the icons are drawn
+        page.wait_for_timeout(500)  # colours and sizes that fade in have begun to,
+        page.wait_for_function("document.getAnimations().every((a) => a.playState !== 'running')")  # and have arrived
+        seen.append(page.evaluate(STYLES))
+        context.close()
+    assert served and whole.stat().st_size > 2 * (HTML / "_static" / "styles" / whole.name).stat().st_size
+    light, full = seen
+    assert len(light) == len(full) > 100
+    assert [pair for pair in zip(light, full) if pair[0] != pair[1]] == []
