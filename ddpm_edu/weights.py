@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import tempfile
 from pathlib import Path
@@ -143,7 +142,7 @@ def from_diffusers(source: Any, untold: bool = False) -> UNet:
         raise FileNotFoundError(f"no config.json in {folder}{hint}")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{folder / 'config.json'} is not valid JSON: {error}") from error
     for name in MODEL_FILES:
         if (folder / name).is_file():
@@ -200,7 +199,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
         return {}
     try:
         card = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(card, dict):
         raise WeightsError(f"{file} is not the card of a weight file: it holds a {type(card).__name__}")
@@ -270,8 +269,10 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
         return read_tensors(path)[0]
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as plain tensors: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged file can make it raise anything
+        raise WeightsError(
+            f"{path} cannot be read as plain tensors: {(str(error).splitlines() or [repr(error)])[0]}"
+        ) from error
     if not (isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values())):
         raise WeightsError(f"{path} is not a state dict: names with a tensor each")
     return tensors
