@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -245,11 +246,20 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write tensors and a header of strings as one safetensors file."""
+    """Write tensors and a header of strings as one safetensors file, with a checksum of both in the header."""
     for key, value in instance(header, "header", dict).items():
         instance(value, f"header[{key!r}]", str)
     whole = {name: instance(x, f"tensors[{name!r}]", Tensor).contiguous() for name, x in tensors.items()}
-    write_bytes(path, safetensors.torch.save(whole, header))
+    write_bytes(path, safetensors.torch.save(whole, {**header, "crc32": _checksum(whole, header)}))
+
+
+def _checksum(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
+    """CRC-32 of everything in the file: a flipped bit of a weight would otherwise be another weight."""
+    crc = zlib.crc32(json.dumps({**header, "crc32": ""}, sort_keys=True).encode())
+    for name, x in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {x.dtype} {tuple(x.shape)}".encode(), crc)
+        crc = zlib.crc32(x.reshape(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -258,9 +268,12 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FileNotFoundError(f"no weight file at {path}")
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            tensors, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file (cut short, damaged or another kind): {error}") from error
+    if "crc32" in header and header["crc32"] != _checksum(tensors, header):  # files from elsewhere have none
+        raise WeightsError(f"{path} is not a whole safetensors file (damaged): its content does not have its checksum")
+    return tensors, {name: text for name, text in header.items() if name != "crc32"}
 
 
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
