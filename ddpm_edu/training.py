@@ -325,6 +325,8 @@ class Checkpoints:
         older = [path for path in self.paths() if path <= self.path(state.step)]
         for path in set(self.paths()) - {*older[-2:], self.best(state)}:
             path.unlink()
+        for path in self.folder.glob(".step-*.safetensors.*"):  # what a killed process was writing
+            path.unlink()
 
     def finished(self) -> bool:
         """Whether the newest checkpoint is of the last step of its run."""

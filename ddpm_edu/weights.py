@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def from_diffusers(source: Any, untold: bool = False) -> UNet:
         raise FileNotFoundError(f"no config.json in {folder}{hint}")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{folder / 'config.json'} is not valid JSON: {error}") from error
     for name in MODEL_FILES:
         if (folder / name).is_file():
@@ -200,7 +200,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
         return {}
     try:
         card = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(card, dict):
         raise WeightsError(f"{file} is not the card of a weight file: it holds a {type(card).__name__}")
@@ -246,11 +246,20 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write tensors and a header of strings as one safetensors file."""
+    """Write tensors and a header of strings as one safetensors file, with a checksum of both in the header."""
     for key, value in instance(header, "header", dict).items():
         instance(value, f"header[{key!r}]", str)
     whole = {name: instance(x, f"tensors[{name!r}]", Tensor).contiguous() for name, x in tensors.items()}
-    write_bytes(path, safetensors.torch.save(whole, header))
+    write_bytes(path, safetensors.torch.save(whole, {**header, "crc32": _checksum(whole, header)}))
+
+
+def _checksum(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
+    """CRC-32 of everything in the file: a flipped bit of a weight would otherwise be another weight."""
+    crc = zlib.crc32(json.dumps({**header, "crc32": ""}, sort_keys=True).encode())
+    for name, x in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {x.dtype} {tuple(x.shape)}".encode(), crc)
+        crc = zlib.crc32(x.reshape(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -259,9 +268,12 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FileNotFoundError(f"no weight file at {path}")
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            tensors, header = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise WeightsError(f"{path} is not a whole safetensors file (cut short, damaged or another kind): {error}") from error
+    if "crc32" in header and header["crc32"] != _checksum(tensors, header):  # files from elsewhere have none
+        raise WeightsError(f"{path} is not a whole safetensors file (damaged): its content does not have its checksum")
+    return tensors, {name: text for name, text in header.items() if name != "crc32"}
 
 
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
@@ -270,8 +282,10 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
         return read_tensors(path)[0]
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as plain tensors: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged file can make it raise anything
+        raise WeightsError(
+            f"{path} cannot be read as plain tensors: {(str(error).splitlines() or [repr(error)])[0]}"
+        ) from error
     if not (isinstance(tensors, dict) and all(isinstance(tensor, Tensor) for tensor in tensors.values())):
         raise WeightsError(f"{path} is not a state dict: names with a tensor each")
     return tensors
