@@ -172,8 +172,8 @@ def register(mutants: list[dict], general: dict[str, dict]) -> str:
         "",
         "That list was written by hand. `make mutation` leaves the choice to a program: it edits each function of seven "
         "modules in every small way it knows (another operator, another number, a condition turned, a method or a check left "
-        "out) and runs the module's unit tests against each edit. Those that no test notices are read one by one: each is "
-        "explained in `tests/survivors.yml`." + partly(general),
+        "out) and runs the module's unit tests against each edit. Those that no test notices are read one by one; "
+        "`tests/survivors.yml` explains the ones that no test could notice, or that need none." + partly(general),
         "",
         "| Module | Edits | Noticed | Share |",
         "|---|---|---|---|",
