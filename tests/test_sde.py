@@ -154,7 +154,7 @@ ONE = torch.ones(3)
         (lambda: SDE.q_marginal(ONE, torch.ones(3, 1)), ValueError, "one time or one per batch entry"),
         (lambda: SDE.q_marginal(ONE, "0.5"), TypeError, "t must be a number"),
         (lambda: SDE.q_marginal(ONE, True), TypeError, "t must be a number"),
-        (lambda: SDE.q_marginal(ONE.int(), 0.5), TypeError, "x_s has dtype"),
+        (lambda: SDE.q_marginal(ONE.int(), 0.5), TypeError, "x_0 has dtype"),
         (lambda: SDE.q_step(ONE, 0.2, 0.3), ValueError, "s must not be later than t; got s = 0.3, t = 0.2"),
         (lambda: SDE.reverse_drift(ONE, ONE, 0.5, eta=-1.0), ValueError, "eta = -1.0 is outside"),
         (lambda: SDE.reverse_drift(ONE, torch.ones(2), 0.5), ValueError, r"x \(3,\), slope \(2,\)"),

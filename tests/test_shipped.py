@@ -42,7 +42,7 @@ def test_the_card_shows_a_whole_run_of_its_preset(name):
     assert last < 0.7 * first
     for run in runs:
         assert run["loss_curve"][-1][0] == run["config"]["steps"] and len(run["commit"]) == 40
-        assert run["network"] == card["network"] and run["data"] == card["data"]
+        assert run["network"].items() <= card["network"].items() and run["data"] == card["data"]  # options may be younger
     assert all("--start" in run["command"] for run in runs[1:]) and "--start" not in runs[0]["command"]
     if config.data == "digits":
         assert card["data"]["sha256"] == data.load("digits").sha256()
