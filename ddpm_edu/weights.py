@@ -258,7 +258,7 @@ def _checksum(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
     crc = zlib.crc32(json.dumps({**header, "crc32": ""}, sort_keys=True).encode())
     for name, x in sorted(tensors.items()):
         crc = zlib.crc32(f"{name} {x.dtype} {tuple(x.shape)}".encode(), crc)
-        crc = zlib.crc32(x.reshape(-1).view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(x.reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
 
 
