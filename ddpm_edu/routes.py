@@ -23,12 +23,12 @@ def grid(low: float, high: float, n: int = 20001) -> Tensor:
 
 
 def integrate(values: Tensor, x: Tensor) -> Tensor:
-    """∫ values dx over the last axis by the trapezoidal rule.
+    """∫ values dx over the last axis by the trapezoidal rule, on a grid x (n,), or with a grid (..., n) for each row.
 
     For a smooth function that is flat at both ends of the grid the rule is exact to rounding once the grid is finer
     than the function's features.
     """
-    if instance(x, "x", Tensor).ndim != 1 or values.shape[-1:] != x.shape or not bool((x.diff() >= 0).all()):
+    if instance(x, "x", Tensor).ndim < 1 or values.shape[-1:] != x.shape[-1:] or not bool((x.diff() >= 0).all()):
         raise ValueError(
             f"x must be a grid that never falls, one place for each of the values of shape {tuple(values.shape)}; "
             f"got shape {tuple(x.shape)}"
