@@ -23,9 +23,9 @@ from ddpm_edu.routes import (
 def test_integrate():
     x = grid(0, math.pi)
     assert float(integrate(torch.sin(x), x)) == pytest.approx(2, abs=1e-7)
-    x = grid(-12, 12, 2001)
     rows = torch.stack([x, 2 * x])  # a grid for each row
     assert integrate(torch.sin(rows), rows).tolist() == pytest.approx([2, 0], abs=1e-6)
+    x = grid(-12, 12, 2001)
     both = integrate(torch.stack([torch.exp(-(x**2)), x**2 * torch.exp(-(x**2))]), x)
     assert both.tolist() == pytest.approx([math.sqrt(math.pi), math.sqrt(math.pi) / 2], abs=1e-13)
 
