@@ -104,9 +104,9 @@ def batch_of(shape: str, n: int | None = None) -> tuple[Tensor, Tensor]:
     return x, torch.randint(1, 1001, (n,), generator=generator)
 
 
-def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
+def in_turn(calls: dict[Any, Callable[[], Any]], rounds: int) -> dict[str, Any]:
     """Seconds of each call, medians over the rounds after a warm-up, and each one's ratio to the first, round by round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Any, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
             started = time.perf_counter()
@@ -385,19 +385,20 @@ def part_scaling(args) -> dict[str, Any]:
     """Seconds of a default training step by batch and by side of the image, and of a sample by T."""
     x, _ = batch_of("1.1 M, 28×28", 128)
     shape = SHAPES["1.1 M, 28×28"]
-    by_batch, by_side, by_T = {}, {}, {}
-    for batch in (8, 16, 32, 64, 128):
-        by_batch[batch] = in_turn({"ours": our_step("1.1 M, 28×28", x[:batch])}, args.rounds)["seconds"]["ours"]
-    for side in (16, 32, 64):
+
+    def of_side(side: int) -> Callable[[], Any]:
         config = {**shape, "size": side, "attention": [side // 4]}
         run = train(TrainState(TrainConfig(network={"kind": "UNet", **config}, batch=16)), torch.rand(16, 1, side, side))
-        by_side[side] = in_turn({"ours": lambda run=run: next(run)}, args.rounds)["seconds"]["ours"]
-    network = UNet(**shape).eval()
-    for T in (10, 30, 100):
+        return lambda: next(run)
+
+    def of_T(T: int) -> Callable[[], Any]:
         diffusion = GaussianDiffusion(NoiseSchedule.linear(T))
-        by_T[T] = in_turn({"ours": lambda d=diffusion: [*ancestral(d, network, x[:16])]}, max(2, args.rounds // 3))["seconds"][
-            "ours"
-        ]
+        return lambda: [*ancestral(diffusion, network, x[:16])]
+
+    network = UNet(**shape).eval()
+    by_batch = in_turn({n: our_step("1.1 M, 28×28", x[:n]) for n in (8, 16, 32, 64, 128)}, args.rounds)["seconds"]
+    by_side = in_turn({side: of_side(side) for side in (16, 32, 64)}, args.rounds)["seconds"]
+    by_T = in_turn({T: of_T(T) for T in (10, 30, 100)}, args.rounds)["seconds"]
     return {"by_batch": by_batch, "by_side_at_batch_16": by_side, "sampling_16_by_T": by_T}
 
 
@@ -460,7 +461,7 @@ def report(results: dict[str, Any]) -> str:
     out[-2:] = [out[-2] + " the nearest number of parameters. Candidates take turns; medians.", ""]
 
     def table(head: list[str], rows: list[list[Any]]) -> None:
-        out.extend(["| " + " | ".join(head) + " |", "|" + "---|" * len(head)])
+        out.extend(["| " + " | ".join(map(str, head)) + " |", "|" + "---|" * len(head)])
         out.extend("| " + " | ".join(f"{x:.3g}" if isinstance(x, float) else str(x) for x in row) + " |" for row in rows)
         out.append("")
 
@@ -540,6 +541,8 @@ def draw_scaling(r: dict[str, Any], path: Path) -> None:
         ax.set_xlabel(label)
         ax.set_xticks(x, x)
         ax.minorticks_off()
+        marks = [m * 10.0**e for e in range(-3, 3) for m in (1, 2, 5) if min(y) / 3 < m * 10.0**e < 1.2 * max(y)]
+        ax.set_yticks(marks, [f"{mark:g}" for mark in marks])
         ax.legend()
     axes[0].set_ylabel("seconds")
     figure.savefig(path, dpi=120)

@@ -77,11 +77,16 @@ def browser():
         browser.close()
 
 
-def looks(paths: list[str]) -> list[tuple[str, str]]:
-    return [(path, look) for path in paths for look in LOOKS]
+def looks(paths: list[str]) -> list:
+    """Every page in every look; the tests of one stay in one process, which opens it once."""
+    return [
+        pytest.param((path, look), id=f"{path}-{look}", marks=pytest.mark.xdist_group(f"{path}-{look}"))
+        for path in paths
+        for look in LOOKS
+    ]
 
 
-@pytest.fixture(scope="module", params=looks(PAGES), ids="-".join)
+@pytest.fixture(scope="module", params=looks(PAGES))
 def opened(request, browser, site):
     """(page, path, look, what went wrong on it so far); opened once for all the tests below."""
     path, look = request.param
@@ -128,7 +133,7 @@ def test_page_is_light_and_quick(opened):
     assert 0 < page.seconds <= SLOWEST, f"{path} takes {page.seconds:.1f} s to load"
 
 
-of_chapters = pytest.mark.parametrize("opened", looks(CHAPTERS), ids="-".join, indirect=True)
+of_chapters = pytest.mark.parametrize("opened", looks(CHAPTERS), indirect=True)
 
 
 def test_page_is_whole(opened):

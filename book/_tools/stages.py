@@ -88,7 +88,7 @@ STAGES = [
     Stage(BOOK, [build()]),
     Stage(
         "pages in a browser",
-        [[*PYTEST, *FAST, *IN_BROWSER]],
+        [[*PYTEST, *FAST, "-n", "2", "--dist", "loadgroup", *IN_BROWSER]],
         skip=lambda: None if chromium() else "no Chromium or Chrome found (install one, or set CHROMIUM=/path/to/it)",
     ),
 ]
