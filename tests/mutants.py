@@ -35,11 +35,13 @@ import nbformat
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, Phase, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 REGISTER = Path(__file__).with_name("mutants.yml")
 LIMIT = 120  # seconds for one child: an endless loop is noticed too
 SURVIVED, NOTICED, BROKEN = 0, 1, 3
+QUIET = ["-q", "-p", "no:cacheprovider"]
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,53 @@ def forked(work: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def same_examples() -> None:
+    """Hypothesis draws the same examples every time, and does not look for simpler ones: red is red."""
+    phases = (Phase.explicit, Phase.generate)
+    settings.register_profile("red", derandomize=True, database=None, phases=phases, suppress_health_check=list(HealthCheck))
+    settings.load_profile("red")
+
+
+class UnitTests:
+    """A pytest plugin: the test files are collected once, and each mutant's test runs in a fork of that."""
+
+    def __init__(self, mutants: list[Mutant]):
+        self.mutants, self.results, self.failed = mutants, dict[str, int](), False
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.failed |= report.failed
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        for mutant in self.mutants:
+            file, name = mutant.test.split("::")
+            items = [item for item in session.items if item.path.name == file and name in (item.name, item.originalname)]
+
+            def work(mutant: Mutant = mutant, items: list[Any] = items) -> int:
+                apply(mutant)
+                for item in items:
+                    item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+                return NOTICED if self.failed else SURVIVED
+
+            self.results[mutant.id] = forked(work) if items else BROKEN
+        return True
+
+
+def unit_tests(mutants: list[Mutant]) -> dict[str, int]:
+    """By a mutant's id: does its unit test fail? What does not, is asked again with the mutant there at the import."""
+    files = sorted({str(ROOT / "tests" / mutant.test.split("::")[0]) for mutant in mutants})
+    trials = UnitTests(mutants)
+    same_examples()
+    with silent():
+        pytest.main([*QUIET, "-s", *files], plugins=[trials])
+    again = (mutant for mutant in mutants if trials.results.get(mutant.id) != NOTICED)
+    return {**trials.results, **{mutant.id: unit_test(mutant) for mutant in again}}
+
+
 def unit_test(mutant: Mutant) -> int:
     def work() -> int:
+        sys.modules.pop(mutant.test.split(".py")[0], None)
         apply(mutant)
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / mutant.test)])
+        code = pytest.main(["-x", *QUIET, str(ROOT / "tests" / mutant.test)])
         return {0: SURVIVED, 1: NOTICED, 2: NOTICED}.get(int(code), BROKEN)
 
     return forked(work)
@@ -217,9 +262,9 @@ def check_cells(chapter: int, wanted: list[tuple[Mutant | None, str]]) -> dict[t
 
 def by_tests(mutants: list[Mutant]) -> list[str]:
     """Faults, one line each: mutants whose unit test does not fail."""
-    faults = []
+    faults, results = [], unit_tests(mutants)
     for mutant in mutants:
-        if (got := unit_test(mutant)) != NOTICED:
+        if (got := results[mutant.id]) != NOTICED:
             why = "passes" if got == SURVIVED else "could not be run"
             faults.append(f"{mutant.id} ({mutant.slip}): the unit test {mutant.test} {why}")
     return faults
@@ -242,6 +287,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Does every wrong version of the package get noticed?")
     parser.add_argument("--only", default="", help="entries whose id starts so")
     options = parser.parse_args(arguments)
+    import mutation  # which imports this module
+
     mutants = [m for m in register() if m.id.startswith(options.only) and not m.equivalent]
     chapters = sorted({m.chapter for m in mutants})
     for name in ("hypothesis", "scipy.integrate", "sympy", "matplotlib.pyplot"):
@@ -250,14 +297,18 @@ def main(arguments: list[str] | None = None) -> int:
     faults: list[str] = []
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
         jobs = [pool.submit(by_chapter, [m for m in mutants if m.chapter == chapter]) for chapter in chapters]
-        jobs += [pool.submit(by_tests, mutants[k : k + 10]) for k in range(0, len(mutants), 10)]
+        by_file = sorted(mutants, key=lambda mutant: mutant.test)
+        jobs += [pool.submit(by_tests, by_file[k : k + 25]) for k in range(0, len(mutants), 25)]
         for job in jobs:
             faults += job.result()
     for fault in faults:
         print(f"✗ {fault}")
     unnoticed = {fault.split()[0].rstrip(":") for fault in faults}
-    print(f"{len(mutants) - len(unnoticed)} of {len(mutants)} wrong versions noticed by a unit test and by a check cell")
-    print(f"{len(mutants) - len(unnoticed)} passed, {len(unnoticed)} failed")
+    noticed = len(mutants) - len(unnoticed)
+    print(f"kill rate, by a unit test and by a check cell: {noticed} of {len(mutants)} wrong versions of formulas")
+    for module, (dead, tried) in mutation.rates(mutation.results()).items():
+        print(f"kill rate, by unit tests, when last tried: {dead} of {tried} small edits of {module}.py ({dead / tried:.1%})")
+    print(f"{noticed} passed, {len(unnoticed)} failed")
     return int(bool(faults))
 
 

@@ -46,7 +46,7 @@ import yaml
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import MutationVisitor
 from cosmic_ray.operators.operator import Operator
-from hypothesis import HealthCheck, Phase, settings
+from mutants import same_examples
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EXPLAINED = Path(__file__).with_name("mutation.json"), Path(__file__).with_name("survivors.yml")
@@ -388,11 +388,9 @@ QUIET = ["-q", "-s", "-p", "no:cacheprovider", "--tb=native", "--no-header"]
 
 
 def run(module: str, work: Any) -> int:
-    """Collect a module's unit tests and hand them over. Hypothesis draws the same examples every time, and doesn't shrink."""
+    """Collect a module's unit tests and hand them over."""
     torch.set_num_threads(1)  # threads do not survive a fork
-    phases, slow = (Phase.explicit, Phase.generate), list(HealthCheck)
-    settings.register_profile("mutation", derandomize=True, database=None, phases=phases, suppress_health_check=slow)
-    settings.load_profile("mutation")
+    same_examples()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         trial = Trial(module, work)
         return int(pytest.main([*QUIET, str(trial.file)], plugins=[trial]) != 0 or bool(trial.left_out))

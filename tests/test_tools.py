@@ -305,6 +305,12 @@ def test_stages_pass_and_sum_up(capsys):
     assert said.splitlines()[-1] == "ddpm-edu: 4 passed, 0 failed"
 
 
+def test_kill_rates_are_shown(capsys):
+    assert stages.test([stage("one", "print('noise\\nkill rate: 3 of 4\\n4 passed')")]) == 0
+    said = capsys.readouterr().out
+    assert "✓ one · 4 passed" in said and "\n  kill rate: 3 of 4\n" in said and "noise" not in said
+
+
 def test_a_stage_that_fails_without_counting_counts_as_one(capsys):
     assert stages.test([stage("one", "raise SystemExit(1)")]) == 1
     assert "0 passed, 1 failed" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from install import duration
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "_build" / "html" / "index.html"
 BOOK = "book, warnings as errors"
+RATE = "kill rate"  # a stage's lines that begin so are shown
 PY = [sys.executable, "-m"]
 PYTEST = [*PY, "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
 FAST = ["-m", "not slow"]
@@ -69,6 +70,7 @@ class Stage:
                 return False
         what = ", ".join(f"{n} {word}" for word, n in self.counts.items()) or "clean"
         print(f"✓ {self.name} · {what} · {duration(self.seconds)}", flush=True)
+        print(*(f"  {line}\n" for line in done.stdout.splitlines() if line.startswith(RATE)), sep="", end="", flush=True)
         return True
 
 
