@@ -17,7 +17,7 @@ help:
 	@echo "make book          build the book as HTML (_build/html/index.html)"
 	@echo "make test          check everything: code, equations, chapters, book, pages in a browser"
 	@echo "make test-all      the same and what takes hours: every chapter as Colab runs it, and again byte for byte"
-	@echo "make test-oldest   the unit tests with the oldest versions that pyproject.toml admits (Python 3.10 or 3.11)"
+	@echo "make test-oldest   unit tests and chapters with the oldest versions that pyproject.toml admits (Python 3.10, 3.11)"
 	@echo "make bench         time the network and the loop beside their peers (benchmarks/README.md)"
 	@echo "make run-chapters  run every chapter and store its outputs"
 	@echo "make index         write book/equations.md and book/errata.md anew from the chapters"

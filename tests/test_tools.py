@@ -75,6 +75,16 @@ def test_a_failing_cell_leaves_the_file_alone(tmp_path, capsys):
     assert execute.main([str(tmp_path / "none.ipynb")]) == 1
 
 
+@pytest.mark.parametrize("code, result", [("print(1)", 0), ("import warnings\nwarnings.warn('old')", 1), ("1 / 0", 1)])
+def test_alarms_are_failures_and_warnings_and_nothing_is_written(tmp_path, capsys, code, result):
+    path = write_chapter(tmp_path / "06_run.ipynb", [("code", code, {})])
+    before = path.read_bytes()
+    assert execute.main(["--alarms", str(path)]) == result
+    said = capsys.readouterr().out
+    assert ("✗" in said) == bool(result) and ("UserWarning: old" in said) == ("warn" in code)
+    assert path.read_bytes() == before
+
+
 def test_again_sees_every_byte_of_text_and_lets_a_picture_be(tmp_path, capsys):
     code = "import os\nprint('run')\nprint('by', os.environ.get('RUN_BY', 'me'))"
     path = write_chapter(tmp_path / "06_run.ipynb", [("code", code, {})])

@@ -6,6 +6,7 @@ Usage:
     python book/_tools/execute.py notebooks/05_*.ipynb run these
     python book/_tools/execute.py --check              run nothing; fail where a file is not in the normal form
     python book/_tools/execute.py --again              run, write nothing; fail where a byte of text differs from the file
+    python book/_tools/execute.py --alarms             run, write nothing; fail where a cell fails or warns (other versions)
 """
 
 from __future__ import annotations
@@ -89,6 +90,16 @@ def differences(stored: nbformat.NotebookNode, fresh: nbformat.NotebookNode) -> 
     return faults, drawn
 
 
+def alarms(nb: nbformat.NotebookNode) -> list[str]:
+    """What cells say on stderr, where warnings go: a sentence for each."""
+    return [
+        f"cell {k}: {output.text.strip()!r:.300}"
+        for k, cell in enumerate(nb.cells)
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
+
+
 def _said(cell: nbformat.NotebookNode) -> list[tuple[str, str]]:
     """What a cell's outputs say, as (kind, text); of a picture only that it is there."""
     said = []
@@ -139,6 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all of notebooks/")
     parser.add_argument("--check", action="store_true", help="run nothing; fail where a file is not in the normal form")
     parser.add_argument("--again", action="store_true", help="write nothing; fail where a byte of text differs from the file")
+    parser.add_argument("--alarms", action="store_true", help="write nothing; fail where a cell fails or warns")
     parser.add_argument("--timeout", type=int, default=300, help="seconds a cell may take (default 300)")
     options = parser.parse_args(arguments)
     os.environ.setdefault("PYTHONHASHSEED", "0")  # the order of a printed set is the same in every run
@@ -157,11 +169,13 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         drawn: list[int] = []
         try:
-            if options.again:
-                stored = nbformat.read(path, as_version=4)
-                faults, drawn = differences(stored, executed(path, options.timeout))
+            if options.again or options.alarms:
+                faults = alarms(fresh := executed(path, options.timeout))
+                if options.again:
+                    faults, drawn = differences(nbformat.read(path, as_version=4), fresh)
                 if faults:
-                    print(f"✗ {path}: a second run says something else", *faults, sep="\n    ", flush=True)
+                    said = "a second run says something else" if options.again else "a cell warns"
+                    print(f"✗ {path}: {said}", *faults, sep="\n    ", flush=True)
                     failed += 1
                     continue
             else:

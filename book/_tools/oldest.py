@@ -1,4 +1,6 @@
-"""What `make test-oldest` does: the unit tests of the package with the oldest versions that pyproject.toml admits.
+"""What `make test-oldest` does: unit tests and chapters with the oldest versions that pyproject.toml admits.
+
+A chapter's checks must pass there, and nothing may warn; the last digits that it prints may differ.
 
 They are installed into .venv-oldest (VENV names another place; VENV_ARGS and TORCH_INDEX as for `make book`). EXCEPT=torch
 leaves that package at whatever version is there or comes. Needs the network, and Python 3.10 or 3.11, for which the old
@@ -50,7 +52,9 @@ def main() -> int:
         return stop("These versions cannot be installed together: see pip's words above. Raise a bound in pyproject.toml.")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT)}
     tests = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "-m", "not slow", *suites()]
-    return subprocess.run(tests, cwd=ROOT, env=env, check=False).returncode
+    unit = subprocess.run(tests, cwd=ROOT, env=env, check=False).returncode
+    chapters = [str(python), "book/_tools/execute.py", "--alarms"]
+    return subprocess.run(chapters, cwd=ROOT, env=env, check=False).returncode or unit
 
 
 if __name__ == "__main__":
