@@ -674,3 +674,95 @@ def test_the_flow_s_signs_are_the_generator_s():
 def test_more_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# Precision, defaults and edges ----------------------------------------------------------------------------------------
+
+
+def test_single_precision_data_get_double_precision_terms():
+    """The network sees float32; the terms are those of float64 arithmetic on the same numbers, to the last digits."""
+    x_0 = images(5, torch.Generator().manual_seed(0)).float()
+    bound = variational_bound(SHORT, net, x_0, generator=torch.Generator().manual_seed(1))
+    draws = torch.Generator().manual_seed(1)
+    for t in range(1, SHORT.T + 1):
+        x_t = SHORT.q_sample(x_0, t, torch.randn(x_0.shape, generator=draws))
+        eps_hat = net(x_t, torch.full((5,), t)).double()
+        want_mean = reverse_by_hand(x_t.double(), t, eps_hat)
+        p = Gaussian(want_mean, SHORT.schedule.betas[t].expand_as(want_mean))
+        want = SHORT.bound_term(p, x_0.double(), x_t.double(), t)
+        torch.testing.assert_close(bound.terms[:, t - 1], want, rtol=1e-12, atol=0)
+        alpha_bar = SHORT.schedule.alpha_bars[t]
+        x_0_hat = (x_t.double() - (1 - alpha_bar).sqrt() * eps_hat) / alpha_bar.sqrt()
+        square = (x_0.double() - x_0_hat).square().sum((1, 2, 3))
+        torch.testing.assert_close(bound.square_errors[:, t], square, rtol=1e-12, atol=0)
+        if t == 1:
+            torch.testing.assert_close(L_0(SHORT, net, x_0, x_t), want, rtol=1e-12, atol=0)
+
+
+def test_paths_in_single_precision_are_taken_in_double():
+    path = CHAIN.diffusion.q_path(torch.randn(6, 2, generator=torch.Generator().manual_seed(0)), torch.randn(4, 6, 2)).float()
+    for form in (path_log_ratio, consistency_terms, posterior_terms):
+        assert torch.equal(form(SHORT, lambda x, t: x.sin(), path), form(SHORT, lambda x, t: x.sin(), path.double()))
+
+
+def test_one_step_has_the_two_terms_that_are_left():
+    one = GaussianDiffusion(NoiseSchedule.from_betas([0.4]))
+    path = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ratio = path_log_ratio(one, net, path)
+    for form in (consistency_terms, posterior_terms):
+        assert form(one, net, path).shape == (5, 2)
+        torch.testing.assert_close(-form(one, net, path).sum(1), ratio, rtol=1e-12, atol=1e-12)
+
+
+def test_errors_of_numbers_in_double_precision():
+    """Data of shape (N,), float64: ε is drawn in float64, and both figures are the plain means over those draws."""
+    x_0 = torch.linspace(-1, 1, 7, dtype=torch.float64)
+    squares, powers = eps_errors(SHORT, net, x_0, torch.Generator().manual_seed(2), steps=[3])
+    eps = torch.randn(7, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    eps_hat = net(SHORT.q_sample(x_0, 3, eps), torch.full((7,), 3))
+    assert float(squares[3]) == pytest.approx(float((eps - eps_hat).square().mean()), rel=1e-12)
+    assert float(powers[3]) == pytest.approx(1 - float(eps_hat.square().mean()), rel=1e-12)
+
+
+def test_errors_of_single_precision_data_are_summed_in_double():
+    x_0 = images(40, torch.Generator().manual_seed(3)).float()
+    squares, powers = eps_errors(SHORT, net, x_0, torch.Generator().manual_seed(2), steps=[3])
+    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(2))
+    eps_hat = net(SHORT.q_sample(x_0, 3, eps), torch.full((40,), 3)).double()
+    assert float(squares[3]) == pytest.approx(float((eps.double() - eps_hat).square().mean()), rel=1e-12)
+    assert float(powers[3]) == pytest.approx(1 - float(eps_hat.square().mean()), rel=1e-12)
+    torch.testing.assert_close(linear_eps_errors(SHORT, x_0), linear_eps_errors(SHORT, x_0.double()), equal_nan=True)
+    assert linear_eps_errors(SHORT, x_0).dtype == torch.float64
+
+
+def test_the_estimate_takes_256_grey_values_and_its_error_is_double():
+    x_0, labels = images(12, torch.Generator().manual_seed(4)), torch.zeros(12, dtype=torch.int64)
+
+    def found(**more):
+        return sampled_bits(SHORT, lambda y: net, x_0, labels, 6, generator=torch.Generator().manual_seed(5), **more)
+
+    assert found() == found(levels=256)
+    assert found()["standard_error"] != torch.tensor(found()["standard_error"]).float().double().item()
+
+
+def test_a_bound_s_tables_must_fit():
+    table = torch.zeros(3, 5, dtype=torch.float64)
+    for terms, errors, dims in ((table, table[:, :4], 2), (table[0], table[0], 2), (table, table, 0), (table, table, 2.0)):
+        with pytest.raises((TypeError, ValueError)):
+            Bound(terms, errors, dims)
+    with pytest.raises(TypeError, match="nats must be a Tensor"):
+        bits_per_dim([1.0, 2.0], 2)
+
+
+def test_a_flow_leaves_no_gradient_behind():
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    x_0 = torch.zeros(2, 1, dtype=torch.float64, requires_grad=True)
+    flow = flow_log_prob(VPSDE(), lambda x, t: -scale * x, x_0)
+    assert not flow.log_prob.requires_grad and not flow.x_1.requires_grad
+    torch.testing.assert_close(flow.log_prob, Normal(0.0, 1.0).log_prob(f64(0, 0)), rtol=1e-6, atol=1e-6)
+
+
+def test_atol_alone_can_decide_how_often_the_score_is_asked():
+    score, x_0 = SDEOracle(TILTED, SDE), torch.tensor([[0.4, 0.3]], dtype=torch.float64)
+    asked = [flow_log_prob(SDE, score, x_0, rtol=1e-12, atol=atol).evaluations for atol in (1e-3, 1e-10)]
+    assert asked[0] < asked[1]

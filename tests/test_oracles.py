@@ -534,3 +534,49 @@ def test_the_chain_in_single_precision_and_in_batches():
 def test_more_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# Edges that small edits of the code would move ------------------------------------------------------------------------
+
+
+def test_points_on_a_line_weigh_the_same_in_double_precision():
+    points = GaussianMixture.of_points(torch.tensor([0.0, 1.0, 5.0], dtype=torch.float64))
+    assert points.event == () and points.weights.tolist() == [1 / 3] * 3
+
+
+def test_the_same_generator_gives_the_same_samples():
+    first, second = (PLANE.sample(50, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_covariances_given_as_lists_are_taken_in_double_precision():
+    mixture = GaussianMixture.with_covariances([1.0], [[0.1, 0.2]], [[[0.3, 0.1], [0.1, 0.7]]])
+    trace, determinant = float(mixture.variances.sum()), float(mixture.variances.prod())
+    assert trace == pytest.approx(1.0, rel=1e-14) and determinant == pytest.approx(0.3 * 0.7 - 0.01, rel=1e-13)
+
+
+def test_covariances_may_be_singular_large_or_zero_and_must_be_square():
+    direction = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
+    for scale in (1e8, 1.0, 0.0):  # all variance on one line: rounding puts some eigenvalues below 0
+        mixture = GaussianMixture.with_covariances([1.0], torch.zeros(1, 3), scale * direction.outer(direction)[None])
+        assert (mixture.variances >= 0).all() and float(mixture.variances.sum()) == pytest.approx(14 * scale, rel=1e-12)
+    with pytest.raises(ValueError, match="symmetric matrices"):
+        GaussianMixture.with_covariances([1.0], torch.zeros(1, 3), torch.zeros(1, 2, 3))
+
+
+def test_the_chain_refuses_a_first_variance_of_zero_and_a_step_before_the_first():
+    short = GaussianDiffusion(NoiseSchedule.from_betas([0.1, 0.3]))
+    with pytest.raises(ValueError, match="variances must be > 0"):
+        LinearGaussianChain(short, 0.9, 0.0, [0.0, 0.2])
+    chain = LinearGaussianChain(short, 0.9, 0.1, 0.2)
+    assert chain.marginal(2).var.dtype == chain.marginal(0).var.dtype == torch.float64
+    with pytest.raises(ValueError, match="t = 0 is outside"):
+        chain.forward(torch.zeros(1), 0)
+    single = torch.tensor([0.1, 0.7])
+    assert torch.equal(chain.forward(single, 1).mean, chain.forward(single.double(), 1).mean)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4,), (4, 2, 1), (2,)])
+def test_a_state_of_another_shape_than_the_data_is_refused(shape):
+    with pytest.raises(ValueError, match="x"):
+        PLANE.log_prob(torch.zeros(shape, dtype=torch.float64))

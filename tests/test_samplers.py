@@ -650,3 +650,44 @@ def test_autocast_keeps_the_configuration_and_takes_both_half_precisions():
 def test_all_is_refused_before_the_first_step(call, error, message):
     with pytest.raises(error, match=message):
         call(torch.zeros(2))
+
+
+# Edges that small edits of the code would move ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("degrees", [20, 90, 130])
+def test_slerp_of_different_lengths_by_trigonometry(degrees):
+    """θ is an angle: lengths do not enter it. Both vectors turned by hand in the plane, one 3 long and one 5."""
+    theta = math.radians(degrees)
+    x, y = torch.tensor([[[3, 0]], [[5 * math.cos(theta), 5 * math.sin(theta)]]], dtype=torch.float64)
+    of_x, of_y = (math.sin(part * theta) / math.sin(theta) for part in (0.7, 0.3))
+    want = [3 * of_x + 5 * of_y * math.cos(theta), 5 * of_y * math.sin(theta)]
+    assert slerp(x, y, 0.3)[0].tolist() == pytest.approx(want, rel=1e-12)
+
+
+def test_slerp_of_a_vector_with_itself_when_its_cosine_is_rounded_above_one():
+    x = torch.randn(400, 7, generator=torch.Generator().manual_seed(0))
+    cosine = (x * x).sum(1) / x.norm(dim=1) ** 2
+    assert (cosine > 1).any()  # else this tests nothing
+    torch.testing.assert_close(slerp(x, x, 0.3), x)
+    for row in x[cosine > 1][:5]:
+        with pytest.raises(ValueError, match="opposite directions"):
+            slerp(row[None], -row[None], 0.3)
+
+
+def test_steps_upwards_may_be_one_move_to_the_end_and_no_further():
+    x = torch.zeros(1, dtype=torch.float64)
+    assert [step.t for step in ddim_invert(DIFFUSION, ORACLE, x, steps=[0, 10])] == [0, 10]
+    for steps in ([0, 5, 11], [0, 11], [0]):
+        with pytest.raises(ValueError, match="steps must start at 0"):
+            [*ddim_invert(DIFFUSION, ORACLE, x, steps=steps)]
+
+
+def test_noise_is_drawn_in_the_precision_of_the_state():
+    x = torch.zeros(3, 2, dtype=torch.float64)
+    z = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    *_, last = langevin(lambda x: -x, x, 0.5, 1, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(last.x, math.sqrt(2 * 0.5) * z, rtol=1e-12, atol=0)
+    sde = VPSDE()
+    *_, last = reverse_sde(sde, lambda x, t: 0 * x, x, steps=[1.0, 0.5], generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(last.x_t, math.sqrt(float(sde.beta(1.0)) * 0.5) * z, rtol=1e-12, atol=0)
