@@ -22,7 +22,7 @@ FLAGS = [
 CHAPTERS = sorted(f"notebooks/{path.name}" for path in HTML.glob("notebooks/[0-9]*.html"))
 OTHERS = [*HTML.glob("notebooks/[a-z]*.html"), *HTML.glob("book/*.html")]  # the back matter, some of it notebooks
 PAGES = CHAPTERS + sorted(f"{path.parent.name}/{path.name}" for path in OTHERS) or ["nothing"]
-# Every page is opened twice: on a desk by day, and on a phone by night.
+# Every page is looked at twice: on a desk by day, and on a phone by night.
 LOOKS = {"desk": {"width": 1200, "dark": False}, "phone": {"width": 390, "dark": True}}
 PATIENCE = 120_000  # ms; a busy machine is no reason to fail
 HEAVIEST = 1_500_000  # bytes of a page and all it loads, apart from fonts and MathJax, which are loaded once for all pages
@@ -78,59 +78,99 @@ def browser():
 
 
 def looks(paths: list[str]) -> list:
-    """Every page in every look; the tests of one stay in one process, which opens it once."""
+    """Every page in every look; the tests of a page stay in one process, which opens it once."""
     return [
-        pytest.param((path, look), id=f"{path}-{look}", marks=pytest.mark.xdist_group(f"{path}-{look}"))
-        for path in paths
-        for look in LOOKS
+        pytest.param((path, look), id=f"{path}-{look}", marks=pytest.mark.xdist_group(path)) for path in paths for look in LOOKS
     ]
 
 
-@pytest.fixture(scope="module", params=looks(PAGES))
-def opened(request, browser, site):
-    """(page, path, look, what went wrong on it so far); opened once for all the tests below."""
-    path, look = request.param
-    wrong: list[str] = []
-    context = browser.new_context(
-        viewport={"width": LOOKS[look]["width"], "height": 900}, color_scheme="dark" if LOOKS[look]["dark"] else "light"
-    )
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
+class Page:
+    """A page of the book that notes what goes wrong on it, and what it loads."""
 
-    def gate(route):
-        url = route.request.url
-        if url.startswith(site):
+    def __init__(self, browser, site: str, path: str, look: str):
+        self.path, self.site, self.wrong, self.weights = path, site, [], {}  # address -> bytes
+        self.context = browser.new_context(**self.as_seen(look))
+        self.context.set_default_timeout(PATIENCE)
+        self.page = self.context.new_page()
+        self.page.route("**/*", self._gate)
+        self.page.on("console", lambda m: self.wrong.append(f"console: {m.text}") if m.type == "error" else None)
+        self.page.on("pageerror", lambda e: self.wrong.append(f"script error: {e}"))
+        self.page.on("requestfailed", lambda r: self.wrong.append(f"failed request: {r.url}"))
+        self.page.on("response", self._answer)
+
+    @staticmethod
+    def as_seen(look: str) -> dict:
+        dark, width = LOOKS[look]["dark"], LOOKS[look]["width"]
+        return {"viewport": {"width": width, "height": 900}, "color_scheme": "dark" if dark else "light"}
+
+    def _gate(self, route):
+        if route.request.url.startswith(self.site):
             return route.continue_()
-        wrong.append(f"a request to another server: {url}")
+        self.wrong.append(f"a request to another server: {route.request.url}")
         return route.abort()
 
-    page.route("**/*", gate)
-    page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type == "error" else None)
-    page.on("pageerror", lambda e: wrong.append(f"script error: {e}"))
-    page.on("requestfailed", lambda r: wrong.append(f"failed request: {r.url}"))
-    page.on("response", lambda r: wrong.append(f"status {r.status}: {r.url}") if r.status >= 400 else None)
-    page.weights = {}  # address -> bytes
-    page.on("response", lambda r: page.weights.update({r.url: int(r.headers.get("content-length", 0))}))
-    meter = context.new_cdp_session(page)
-    meter.send("Performance.enable", {"timeDomain": "threadTicks"})  # the page's own time, however busy the machine is
-    page.goto(site + path, wait_until="load")
-    page.seconds = {m["name"]: m["value"] for m in meter.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
-    if page.locator(".math").count():
-        page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
-        page.evaluate("MathJax.startup.promise.then(() => MathJax.startup.document.lazyTypesetAll())")
-        page.wait_for_function("!document.querySelector('mjx-lazy')")  # what is tested below is the whole page
-    yield page, path, look, wrong
-    context.close()
+    def _answer(self, response):
+        self.weights[response.url] = int(response.headers.get("content-length", 0))
+        if response.status >= 400:
+            self.wrong.append(f"status {response.status}: {response.url}")
+
+    def load(self) -> None:
+        self.page.goto(self.site + self.path, wait_until="load")
+
+    def typeset(self) -> None:
+        """All equations, not only those that are in view: what is tested is the whole page."""
+        if self.page.locator(".math").count():
+            self.page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise")
+            self.page.evaluate("MathJax.startup.promise.then(() => MathJax.startup.document.lazyTypesetAll())")
+            self.page.wait_for_function("!document.querySelector('mjx-lazy')")
+
+    def look(self, look: str) -> None:
+        """As when a reader makes the window narrow and night falls."""
+        seen = self.as_seen(look)
+        self.page.set_viewport_size(seen["viewport"])
+        self.page.emulate_media(color_scheme=seen["color_scheme"])
 
 
-def test_page_is_light_and_quick(opened):
-    page, path, *_ = opened
+@pytest.fixture(scope="module")
+def shelf():
+    """The page that is open at the moment, kept from one look to the next."""
+    kept: list[Page] = []
+    yield kept
+    for page in kept:
+        page.context.close()
+
+
+@pytest.fixture(scope="module", params=looks(PAGES))
+def opened(request, browser, site, shelf):
+    """(page, path, look, what went wrong on it so far); opened once for all the tests below."""
+    path, look = request.param
+    if not shelf or shelf[0].path != path:
+        for page in shelf:
+            page.context.close()
+        shelf[:] = [Page(browser, site, path, look)]
+        shelf[0].load()
+        shelf[0].typeset()
+    shelf[0].look(look)
+    return shelf[0].page, path, look, shelf[0].wrong
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("path", PAGES)
+def test_page_is_light_and_quick(path, browser, site):
+    """On a phone; seconds are of the page's own thread, however busy the machine is."""
+    page = Page(browser, site, path, "phone")
+    meter = page.context.new_cdp_session(page.page)
+    meter.send("Performance.enable", {"timeDomain": "threadTicks"})
+    page.load()
+    seconds = {m["name"]: m["value"] for m in meter.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
+    page.context.close()
     weights = {url: n for url, n in page.weights.items() if "/mathjax/" not in url and not url.endswith((".woff", ".woff2"))}
-    assert weights.get(page.url.split("#")[0]), "the page itself must be among what was weighed"
+    assert weights.get(site + path), "the page itself must be among what was weighed"
     heaviest = sorted(weights.items(), key=lambda item: -item[1])[:4]
     told = ", ".join(f"{url.rsplit('/', 1)[-1]} {n / 1000:.0f} kB" for url, n in heaviest)
     assert sum(weights.values()) <= HEAVIEST, f"{path} weighs {sum(weights.values()) / 1e6:.2f} MB: {told}"
-    assert 0 < page.seconds <= SLOWEST, f"{path} takes {page.seconds:.1f} s to load"
+    assert 0 < seconds <= SLOWEST, f"{path} takes {seconds:.1f} s to load"
+    assert not page.wrong, "\n".join(page.wrong)
 
 
 of_chapters = pytest.mark.parametrize("opened", looks(CHAPTERS), indirect=True)
@@ -239,9 +279,12 @@ def test_solutions_are_folded_and_open(opened):
     chapter, *_ = opened
     boxes = chapter.locator("article details:has(summary)")
     for k in range(boxes.count()):
+        summary = boxes.nth(k).locator("summary").first
         assert boxes.nth(k).get_attribute("open") is None
-        boxes.nth(k).locator("summary").first.click()
+        summary.click()
         assert boxes.nth(k).locator("summary ~ *").first.is_visible()
+        summary.click()
+        assert boxes.nth(k).get_attribute("open") is None
 
 
 def test_nothing_went_wrong(opened):

@@ -90,7 +90,10 @@ STAGES = [
     Stage(BOOK, [build()]),
     Stage(
         "pages in a browser",
-        [[*PYTEST, *FAST, "-n", "2", "--dist", "loadgroup", *IN_BROWSER]],
+        [
+            [*PYTEST, "-m", "not slow and not alone", "-n", "2", "--dist", "loadgroup", *IN_BROWSER],
+            [*PYTEST, "-m", "alone", *IN_BROWSER],
+        ],
         skip=lambda: None if chromium() else "no Chromium or Chrome found (install one, or set CHROMIUM=/path/to/it)",
     ),
 ]
