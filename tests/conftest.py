@@ -1,5 +1,6 @@
 """What the tests share: a tiny chapter in the house form, and the folder of the book's tools."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 for folder in ("book/_tools", "book/_ext"):
     sys.path.insert(0, str(ROOT / folder))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadgroup`, the tests of one page of the book stay in one process, which opens it once."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPage(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            page = re.search(r"(notebooks|book)/\w+\.html|test_playground", nodeid)
+            return page[0] if page else nodeid
+
+    return ByPage(config, log)
+
 
 EXPLORER = """\
 from IPython.display import HTML

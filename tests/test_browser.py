@@ -54,6 +54,14 @@ CONTRAST = """
 """
 
 
+AS_OPENED = """
+document.querySelectorAll('.ddpm-explorer input').forEach((control) => {
+  [control.value, control.checked] = [control.defaultValue, control.defaultChecked];
+  ['input', 'change'].forEach((what) => control.dispatchEvent(new Event(what, { bubbles: true })));
+})
+"""
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
@@ -77,11 +85,8 @@ def browser():
         browser.close()
 
 
-def looks(paths: list[str]) -> list:
-    """Every page in every look; the tests of a page stay in one process, which opens it once."""
-    return [
-        pytest.param((path, look), id=f"{path}-{look}", marks=pytest.mark.xdist_group(path)) for path in paths for look in LOOKS
-    ]
+def looks(paths: list[str]) -> list[tuple[str, str]]:
+    return [(path, look) for path in paths for look in LOOKS]
 
 
 class Page:
@@ -129,6 +134,7 @@ class Page:
         seen = self.as_seen(look)
         self.page.set_viewport_size(seen["viewport"])
         self.page.emulate_media(color_scheme=seen["color_scheme"])
+        self.page.evaluate(AS_OPENED)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +146,7 @@ def shelf():
         page.context.close()
 
 
-@pytest.fixture(scope="module", params=looks(PAGES))
+@pytest.fixture(scope="module", params=looks(PAGES), ids="-".join)
 def opened(request, browser, site, shelf):
     """(page, path, look, what went wrong on it so far); opened once for all the tests below."""
     path, look = request.param
@@ -173,7 +179,7 @@ def test_page_is_light_and_quick(path, browser, site):
     assert not page.wrong, "\n".join(page.wrong)
 
 
-of_chapters = pytest.mark.parametrize("opened", looks(CHAPTERS), indirect=True)
+of_chapters = pytest.mark.parametrize("opened", looks(CHAPTERS), ids="-".join, indirect=True)
 
 
 def test_page_is_whole(opened):

@@ -12,16 +12,13 @@ import numpy as np
 import playground
 import pytest
 import torch
-from test_browser import HTML, PATIENCE, browser, site  # noqa: F401
-from test_browser import pytestmark as of_the_book
+from test_browser import HTML, PATIENCE, browser, pytestmark, site  # noqa: F401
 
 from ddpm_edu import GaussianDiffusion, NoiseSchedule, data, guidance, samplers, unet, weights
 from ddpm_edu.guidance import guided
 from ddpm_edu.samplers import ddim
 from ddpm_edu.steering import inpaint
 from ddpm_edu.unet import time_embedding
-
-pytestmark = [*of_the_book, pytest.mark.xdist_group("playground")]  # one page for all of them
 
 PAGE = "book/playground.html"
 PATH = weights.shipped("playground")
