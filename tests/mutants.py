@@ -131,7 +131,8 @@ class UnitTests:
     """A pytest plugin: the test files are collected once, and each mutant's test runs in a fork of that."""
 
     def __init__(self, mutants: list[Mutant]):
-        self.mutants, self.results, self.failed = mutants, dict[str, int](), False
+        self.mutants, self.failed = mutants, False
+        self.results, self.without = dict[str, int](), dict[str, int]()  # by mutant; and of each test without any
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.failed |= report.failed
@@ -140,26 +141,32 @@ class UnitTests:
         for mutant in self.mutants:
             file, name = mutant.test.split("::")
             items = [item for item in session.items if item.path.name == file and name in (item.name, item.originalname)]
-
-            def work(mutant: Mutant = mutant, items: list[Any] = items) -> int:
-                apply(mutant)
-                for item in items:
-                    item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
-                return NOTICED if self.failed else SURVIVED
-
-            self.results[mutant.id] = forked(work) if items else BROKEN
+            if items and mutant.test not in self.without:
+                self.without[mutant.test] = forked(lambda items=items: self.ask(items))
+            self.results[mutant.id] = forked(lambda mutant=mutant, items=items: self.ask(items, mutant)) if items else BROKEN
         return True
+
+    def ask(self, items: list[Any], mutant: Mutant | None = None) -> int:
+        if mutant:
+            apply(mutant)
+        for item in items:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        return NOTICED if self.failed else SURVIVED
 
 
 def unit_tests(mutants: list[Mutant]) -> dict[str, int]:
-    """By a mutant's id: does its unit test fail? What does not, is asked again with the mutant there at the import."""
+    """By a mutant's id: does its unit test fail? What does not, is asked again with the mutant there at the import.
+
+    A test that fails without any mutant notices nothing: its mutants are BROKEN.
+    """
     files = sorted({str(ROOT / "tests" / mutant.test.split("::")[0]) for mutant in mutants})
     trials = UnitTests(mutants)
     same_examples()
     with silent():
         pytest.main([*QUIET, "-s", *files], plugins=[trials])
     again = (mutant for mutant in mutants if trials.results.get(mutant.id) != NOTICED)
-    return {**trials.results, **{mutant.id: unit_test(mutant) for mutant in again}}
+    results = {**trials.results, **{mutant.id: unit_test(mutant) for mutant in again}}
+    return {m.id: results[m.id] if trials.without.get(m.test, SURVIVED) == SURVIVED else BROKEN for m in mutants}
 
 
 def unit_test(mutant: Mutant) -> int:
