@@ -14,7 +14,10 @@ for folder in ("book/_tools", "book/_ext"):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With `--dist loadgroup`, the tests of one page of the book stay in one process, which opens it once."""
+    """With `--dist loadgroup`, the tests of one page of the book stay in one process, which opens it once.
+
+    xdist's own marks for this have no effect with pytest 9.
+    """
     if config.getvalue("dist") != "loadgroup":
         return None
     from xdist.scheduler import LoadScopeScheduling
