@@ -112,11 +112,12 @@ _DIGITS = TrainConfig(
 
 PRESETS = {
     "digits": _DIGITS,
-    # small enough to run inside a web page
+    # small enough to run inside a web page, and trained fast enough to be made again by the tests
     "playground": replace(
         _DIGITS,
         network={**_DIGITS.network, "base": 20, "multipliers": [1, 2], "dropout": 0.1, "classes": 10},
-        steps=5000,
+        steps=2500,
+        batch=64,
         stored="float16",
     ),
     "mnist": TrainConfig(
