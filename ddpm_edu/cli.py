@@ -417,8 +417,9 @@ def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfi
 
 
 def run_judge(args: argparse.Namespace) -> int:
-    """Train the classifier that `evaluate` asks, and write it with the share of test images that it names rightly."""
-    from .metrics import train_judge
+    """Train the classifier that `evaluate` asks, and write it with what real images get from it: the share of test images
+    that it names rightly, and the Fréchet distance of as many training images as half of the test images are."""
+    from .metrics import frechet_beside, train_judge
 
     out = _ending(args.out or Path("runs") / f"{args.data}_judge.safetensors", "--out", [".safetensors"])
     for path in (out, weights.card_path(out)):
@@ -427,8 +428,9 @@ def run_judge(args: argparse.Namespace) -> int:
     if not isinstance(train_set, data.ImageData) or not isinstance(test, data.ImageData):
         raise Refused(f"a judge needs labels; {args.data} has none")
     judge = train_judge(train_set[torch.arange(len(train_set))], train_set.labels, args.epochs, args.seed)
-    images = test[torch.arange(len(test))].split(500)
-    accuracy = float((torch.cat([judge.probabilities(x) for x in images]).argmax(1) == test.labels).double().mean())
+    images, half = test[torch.arange(len(test))], len(test) // 2
+    accuracy = float((torch.cat([judge.probabilities(x) for x in images.split(500)]).argmax(1) == test.labels).double().mean())
+    some = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(args.seed))[:half]
     card = {
         "command": args.command_line,
         "config": {"data": args.data, "epochs": args.epochs, "seed": args.seed},
@@ -438,6 +440,7 @@ def run_judge(args: argparse.Namespace) -> int:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "test_accuracy": accuracy,
         "test_images": len(test),
+        "frechet_of_training_images": _rounded(frechet_beside(judge, train_set[some], images)),
     }
     weights.save(out, judge, card)
     print(f"{out}: {accuracy:.2%} of {len(test):,} test images are named rightly")

@@ -54,7 +54,7 @@ def mmd2(x: Tensor, y: Tensor, bandwidth: float) -> float:
     """Squared maximum mean discrepancy of two sets (n, d), (m, d), unbiased [Gretton 2012, Eq. 3].
 
     E k(x, x') + E k(y, y') - 2 E k(x, y),   k(a, b) = exp(-‖a - b‖² / (2 bandwidth²)); x, x' are never the same row.
-    Two samples of one law give a value around 0, below as often as above: compare with `mmd2_null`. In float64.
+    Two samples of one law give a value around 0, below half of the time or more: compare with `mmd2_null`. In float64.
     Raises ValueError for other shapes, fewer than two rows, or a bandwidth that is not > 0.
     """
     x, y = _two_sets(x, y)
@@ -355,11 +355,6 @@ def class_quality(
     for name, classes, x in (("y", y, samples), ("guided_y", guided_y, guided), ("labels", labels, real_images)):
         _class_of_each(classes, name, x)
     seen = lambda x: torch.cat([judge.probabilities(part) for part in x.split(500)]).argmax(1)  # noqa: E731
-    of_samples, of_real = _features(judge, samples[:half]), _features(judge, real_images)
-    generator, pairs = torch.Generator().manual_seed(0), []
-    for _ in range(4):
-        a, b = torch.randperm(len(real_images), generator=generator)[: 2 * half].split(half)
-        pairs.append((frechet_distance(of_samples, of_real[b]), frechet_distance(of_real[a], of_real[b])))
     sees = seen(samples)
     return {
         "samples": len(samples),
@@ -370,8 +365,25 @@ def class_quality(
             "real": _share(seen(real_images) == labels),
             "unguided_by_class": [_share(sees[y == k] == k) for k in range(int(y.max()) + 1)],
         },
-        "frechet": {"features": "the judge's", "images": half, **_beside(pairs)},
+        "frechet": frechet_beside(judge, samples[:half], real_images),
     }
+
+
+def frechet_beside(judge: Judge, samples: Tensor, real_images: Tensor) -> dict[str, Any]:
+    """Fréchet distances in the judge's features to random halves of the real images, as plain numbers for a card.
+
+    From `samples`, as many as a half has, and from the other half: "samples", "real" and their "ratio", means of four
+    halvings. With images of the training set as `samples` it says what a model that copies its data would get.
+    """
+    half = len(real(real_images, "real_images")) // 2
+    if len(real(samples, "samples")) != half:
+        raise ValueError(f"samples has {len(samples)} images; a fair comparison with half of the real ones needs {half}")
+    of_samples, of_real = _features(judge, samples), _features(judge, real_images)
+    generator, pairs = torch.Generator().manual_seed(0), []
+    for _ in range(4):
+        a, b = torch.randperm(len(real_images), generator=generator)[: 2 * half].split(half)
+        pairs.append((frechet_distance(of_samples, of_real[b]), frechet_distance(of_real[a], of_real[b])))
+    return {"features": "the judge's", "images": half, **_beside(pairs)}
 
 
 def class_figures(

@@ -30,6 +30,11 @@ def pytest_xdist_make_scheduler(config, log):
     return ByPage(config, log)
 
 
+def pytest_collection_modifyitems(items):
+    """What takes minutes begins first, so that at the end nothing has to wait for it."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+
+
 EXPLORER = """\
 from IPython.display import HTML
 

@@ -14,6 +14,7 @@ from ddpm_edu.metrics import (
     bootstrap,
     class_figures,
     class_quality,
+    frechet_beside,
     frechet_bias,
     frechet_distance,
     guidance_curve,
@@ -325,6 +326,7 @@ def test_class_quality_sees_a_wrong_class_and_a_collapse():
     good = class_quality(judge, x, y, x[:8], y[:8], real_x, labels)
     assert good["recognised"]["unguided"] > 0.95 and good["recognised"]["real"] > 0.95 and good["guided_samples"] == 8
     assert 0.1 < good["frechet"]["ratio"] < 2  # below 1: the samples' classes are in exact balance
+    assert good["frechet"] == frechet_beside(judge, x, real_x)
     off = class_quality(judge, x, torch.where(y == 0, 1, y), x[:8], (y[:8] + 1) % 4, real_x, labels)
     assert off["recognised"]["unguided"] == pytest.approx(good["recognised"]["unguided"] - 0.25, abs=0.03)
     assert off["recognised"]["guided"] < 0.1 and off["recognised"]["unguided_by_class"][1] == pytest.approx(0.5, abs=0.03)

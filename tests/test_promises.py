@@ -164,13 +164,6 @@ def test_no_reason_is_given_for_what_has_an_equation_or_is_gone(indexed):
 
 # In the checks of its chapter -------------------------------------------------------------------------------------
 
-# Equations whose check holds the formula alone: no check cell of the chapter calls the code that their row names, which
-# then rests on the tests of its module. The list may only become shorter.
-UNASKED = {
-    "1.2", "8.8", "8.19", "8.25", "9.13", "9.14", "10.9", "10.10", "11.7", "12.2", "12.4", "12.22", "14.9", "14.14", "14.18",
-    "15.24", "16.7", "18.5", "18.14", "18.17", "20.27", "21.3", "21.7", "22.20", "23.19", "23.20",
-}  # fmt: skip
-
 
 def test_the_code_of_an_equation_stands_in_a_check_cell_of_its_chapter():
     unasked = set()
@@ -179,4 +172,4 @@ def test_the_code_of_an_equation_stands_in_a_check_cell_of_its_chapter():
         for row in chapter.summary:
             if row.code and row.check != ["definition"] and not any(name.split(".")[-1] in names for name in row.code):
                 unasked.add(row.tag)
-    assert unasked <= UNASKED, "let a check of the chapter call the code that its summary names"
+    assert unasked == set(), "let a check of the chapter call the code that its summary names"

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,12 +93,46 @@ def test_another_run_has_other_losses(change):
     assert abs(other.loss_curve[0][1] - curve[0][1]) > 5 * TOLERANCE
 
 
+def predictions(network: torch.nn.Module, config: TrainConfig) -> torch.Tensor:
+    """ε̂ for 256 digits of the test split, t from 1 to T, one noise: what the network has learned, as numbers."""
+    x_0, g = data.load("digits", split="test")[torch.arange(256)], torch.Generator().manual_seed(0)
+    t, eps = torch.linspace(1, config.T, 256).long(), torch.randn(x_0.shape, generator=g)
+    with torch.no_grad():
+        return network(config.diffusion().q_sample(x_0, t, eps), t, torch.arange(256) % 10)
+
+
+# The same run with one thread and with two, and two runs with different seeds, differ by this mean square of ε̂: MEASURED
+SAME_RUN = 1e-3
+
+
+@pytest.mark.early
+def test_the_smallest_is_made_again_by_the_command_of_its_card(tmp_path):
+    """From end to end, as a reader would: the command as it stands, and a network that says the same and draws as well."""
+    network, card = weights.load(weights.shipped("playground"))
+    (tmp_path / "weights").mkdir()
+    command, env = [sys.executable, *shlex.split(card["command"])[1:]], {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    again, new = weights.load(tmp_path / "weights" / "playground.safetensors")
+
+    of_the_day = {"commit", "dirty", "hardware", "versions", "wall_seconds", "cpu_seconds", "loss_curve"}
+    assert {k: v for k, v in new.items() if k not in of_the_day} == {k: v for k, v in card.items() if k not in of_the_day}
+    assert [step for step, _ in new["loss_curve"]] == [step for step, _ in card["loss_curve"]]
+    config = TrainConfig(**card["config"])
+    assert (predictions(again, config) - predictions(network, config)).square().mean() < SAME_RUN
+    assert share_of_class(again, config, scale=2.0) >= 0.93
+
+
+def share_of_class(network: torch.nn.Module, config: TrainConfig, scale: float) -> float:
+    """Of 100 digits asked for by class, how many are nearest to a training digit of that class; chance is 0.1."""
+    images, y = data.load("digits"), torch.arange(100) % 10
+    x = cli.draw(network, config, 100, steps=25, seed=1, y=y, scale=scale)
+    nearest = torch.cdist(x.flatten(1), images[torch.arange(len(images))].flatten(1)).argmin(1)
+    return float((images.labels[nearest] == y).double().mean())
+
+
 def test_the_playground_is_small_and_draws_the_class_that_is_asked_for():
     network, card = weights.load(weights.shipped("playground"))
     assert card["parameters"] <= 300_000 and weights.shipped("playground").stat().st_size <= 2**20
-    config, y = TrainConfig(**card["config"]), torch.arange(100) % 10
-    images = data.load("digits")
-    for scale, least in ((1.0, 0.85), (2.0, 0.93)):  # chance is 0.1
-        x = cli.draw(network, config, 100, steps=25, seed=1, y=y, scale=scale)
-        nearest = torch.cdist(x.flatten(1), images[torch.arange(len(images))].flatten(1)).argmin(1)
-        assert (images.labels[nearest] == y).double().mean() >= least
+    for scale, least in ((1.0, 0.85), (2.0, 0.93)):
+        assert share_of_class(network, TrainConfig(**card["config"]), scale) >= least

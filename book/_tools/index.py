@@ -91,8 +91,8 @@ WITHOUT_EQUATION = {
         "steering.bilinear_filter", "steering.mask_filter", "training.loss_terms",
     ],
     "trains or asks the network that judges samples, and tabulates": [
-        "metrics.Judge", "metrics.class_figures", "metrics.class_quality", "metrics.guidance_curve", "metrics.mmd2_null",
-        "metrics.principal_components", "metrics.quality", "metrics.train_judge",
+        "metrics.Judge", "metrics.class_figures", "metrics.class_quality", "metrics.frechet_beside", "metrics.guidance_curve",
+        "metrics.mmd2_null", "metrics.principal_components", "metrics.quality", "metrics.train_judge",
     ],
 }  # fmt: skip
 

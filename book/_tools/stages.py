@@ -76,7 +76,10 @@ class Stage:
 
 STAGES = [
     Stage("lint and types", [[*PY, "ruff", "check"], [*PY, "ruff", "format", "--check"], [*PY, "mypy"]]),
-    Stage("unit and property tests", [[*PYTEST, *FAST, "-n", "2", "tests", *(f"--ignore={path}" for path in IN_BROWSER)]]),
+    Stage(
+        "unit and property tests",
+        [[*PYTEST, *FAST, "-n", "2", "--dist", "worksteal", "tests", *(f"--ignore={path}" for path in IN_BROWSER)]],
+    ),
     Stage(
         "notebook linter",
         [[sys.executable, "book/_tools/lint.py"], [sys.executable, "book/_tools/execute.py", "--check"]],

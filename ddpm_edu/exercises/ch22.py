@@ -72,7 +72,7 @@ grade_22_2 = Exercise(
 grade_22_3 = Exercise(
     "22.3",
     inputs=[(0.45,), (0.55,), (0.72,), (0.93,), (0.985,)],
-    answer=lambda share: math.ceil(share / (1 - share)),
+    answer=lambda share: math.ceil(share / (1 - share) - 1e-9),
     slips={
         "one too many: solve U/(U + 1) for U once more": lambda share: math.ceil(1 / (1 - share)),
         "rounded to the nearest: then the share may be missed": lambda share: max(1, round(share / (1 - share))),

@@ -78,7 +78,7 @@ def elbo_explorer() -> Explorer:
             Slider("width of q (posterior: 1)", list(widths), start=list(widths).index("1.5")),
         ],
         draw,
-        title="What the ELBO leaves out is the distance of q from the posterior",
+        title="What the ELBO leaves out is the KL divergence from q to the posterior",
         caption="Whatever q is, ELBO and gap add up to the same log p(x). At mean 1 and width 1 the gap is 0. Keep the mean at "
         "1: at width ½ the gap is smaller than at width √5, yet as a proposal q is worse, for its weights have no variance.",
     )

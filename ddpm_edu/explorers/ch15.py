@@ -33,7 +33,7 @@ def score_matching_explorer() -> Explorer:
             "Two curves over x, data and model. At little noise both have two separate peaks at −2 and 2; their heights "
             "differ where the weights do. As the noise grows the peaks widen and merge.",
             (-4, 4),
-            (0, 0.95),
+            (0, 1.05),
             [
                 Line(shown, data.log_prob(shown).exp(), "blue", "noised data"),
                 Line(shown, model.log_prob(shown).exp(), "vermillion", "model", dash=True),
