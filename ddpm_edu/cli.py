@@ -417,8 +417,11 @@ def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfi
 
 
 def run_judge(args: argparse.Namespace) -> int:
-    """Train the classifier that `evaluate` asks, and write it with what real images get from it: the share of test images
-    that it names rightly, and the Fréchet distance of as many training images as half of the test images are."""
+    """Train the classifier that `evaluate` asks, and write it with what real images get from it.
+
+    That is the share of the test images that it names rightly, and the Fréchet distance from half as many training images
+    as there are test images: the mean of four draws of them.
+    """
     from .metrics import frechet_beside, train_judge
 
     out = _ending(args.out or Path("runs") / f"{args.data}_judge.safetensors", "--out", [".safetensors"])
@@ -430,7 +433,9 @@ def run_judge(args: argparse.Namespace) -> int:
     judge = train_judge(train_set[torch.arange(len(train_set))], train_set.labels, args.epochs, args.seed)
     images, half = test[torch.arange(len(test))], len(test) // 2
     accuracy = float((torch.cat([judge.probabilities(x) for x in images.split(500)]).argmax(1) == test.labels).double().mean())
-    some = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(args.seed))[:half]
+    order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(args.seed))
+    draws = [frechet_beside(judge, train_set[some], images) for some in order[: 4 * half].split(half) if len(some) == half]
+    of_training = {key: sum(draw[key] for draw in draws) / len(draws) for key in ("samples", "real", "ratio")}
     card = {
         "command": args.command_line,
         "config": {"data": args.data, "epochs": args.epochs, "seed": args.seed},
@@ -440,7 +445,7 @@ def run_judge(args: argparse.Namespace) -> int:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "test_accuracy": accuracy,
         "test_images": len(test),
-        "frechet_of_training_images": _rounded(frechet_beside(judge, train_set[some], images)),
+        "frechet_of_training_images": _rounded({"images": half, "draws": len(draws), **of_training}),
     }
     weights.save(out, judge, card)
     print(f"{out}: {accuracy:.2%} of {len(test):,} test images are named rightly")
