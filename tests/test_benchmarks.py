@@ -48,3 +48,11 @@ def test_the_page_is_written_from_the_results():
     assert set(results) <= set(bench.PARTS)
     for part in results.values():
         assert {"processor", "python", "torch", "diffusers", "denoising-diffusion-pytorch"} == set(part["machine"])
+
+
+def test_the_same_time_of_training_teaches_ours_most():
+    of = json.loads((ROOT / "benchmarks" / "results.json").read_text())["mnist"]["result"]
+    assert all(abs(of[name]["seconds"] - 60 * of["minutes"]) < 30 for name in bench.NAMES)
+    for name in set(bench.NAMES) - {"ours"}:
+        gain = of[name]["bits_per_dim"]["total"] - of["ours"]["bits_per_dim"]["total"]
+        assert gain > 5 * of[name]["bits_per_dim"]["standard_error"] and of["ours"]["frechet"] < of[name]["frechet"]
