@@ -102,8 +102,8 @@ def predictions(network: torch.nn.Module, config: TrainConfig) -> torch.Tensor:
 
 
 # Every weight of the start moved by one unit of float32's last place: 2,500 steps later no loss is off by more than 4e-5 of
-# itself. Another seed: 0.13, and a mean square of 0.016 between the predictions.
-ROUNDING = 1e-3
+# itself. Torch 2.4, whose kernels add up in other orders: 0.012. Another seed: 0.13.
+ROUNDING, OTHER_KERNELS = 1e-3, 0.05
 
 
 @pytest.mark.early
@@ -119,10 +119,12 @@ def test_the_smallest_is_made_again_by_the_command_of_its_card(tmp_path):
     of_the_day = {"commit", "dirty", "hardware", "versions", "wall_seconds", "cpu_seconds", "loss_curve"}
     assert {k: v for k, v in new.items() if k not in of_the_day} == {k: v for k, v in card.items() if k not in of_the_day}
     assert [step for step, _ in new["loss_curve"]] == [step for step, _ in card["loss_curve"]]
+    same_kernels = (new["versions"]["torch"], new["hardware"]) == (card["versions"]["torch"], card["hardware"])
     for (_, loss), (step, then) in zip(new["loss_curve"], card["loss_curve"]):
-        assert loss == pytest.approx(then, rel=ROUNDING), step
+        assert loss == pytest.approx(then, rel=ROUNDING if same_kernels else OTHER_KERNELS), step
     config = TrainConfig(**card["config"])
-    assert (predictions(again, config) - predictions(network, config)).square().mean() < ROUNDING**2
+    off = (predictions(again, config) - predictions(network, config)).square().mean()
+    assert off < (ROUNDING**2 if same_kernels else 0.012)  # torch 2.4: 0.008; another seed: 0.016
     assert share_of_class(again, config, scale=2.0) >= 0.93
 
 
