@@ -435,7 +435,7 @@ def run_judge(args: argparse.Namespace) -> int:
     accuracy = float((torch.cat([judge.probabilities(x) for x in images.split(500)]).argmax(1) == test.labels).double().mean())
     order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(args.seed))
     draws = [frechet_beside(judge, train_set[some], images) for some in order[: 4 * half].split(half) if len(some) == half]
-    of_training = {key: sum(draw[key] for draw in draws) / len(draws) for key in ("samples", "real", "ratio")}
+    of_training = {key: sum(draw[key] for draw in draws) / len(draws) for key in ("samples", "real", "ratio") if draws}
     card = {
         "command": args.command_line,
         "config": {"data": args.data, "epochs": args.epochs, "seed": args.seed},
