@@ -420,7 +420,7 @@ def run_judge(args: argparse.Namespace) -> int:
     """Train the classifier that `evaluate` asks, and write it with what real images get from it.
 
     That is the share of the test images that it names rightly, and the Fréchet distance from half as many training images
-    as there are test images: the mean of four draws of them.
+    as there are test images: the mean over all disjoint draws of them, and the range of its ratio.
     """
     from .metrics import frechet_beside, train_judge
 
@@ -434,8 +434,12 @@ def run_judge(args: argparse.Namespace) -> int:
     images, half = test[torch.arange(len(test))], len(test) // 2
     accuracy = float((torch.cat([judge.probabilities(x) for x in images.split(500)]).argmax(1) == test.labels).double().mean())
     order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(args.seed))
-    draws = [frechet_beside(judge, train_set[some], images) for some in order[: 4 * half].split(half) if len(some) == half]
-    of_training = {key: sum(draw[key] for draw in draws) / len(draws) for key in ("samples", "real", "ratio") if draws}
+    draws = [frechet_beside(judge, train_set[some], images) for some in order.split(half) if len(some) == half]
+    of_training: dict[str, Any] = {
+        key: sum(draw[key] for draw in draws) / len(draws) for key in ("samples", "real", "ratio") if draws
+    }
+    if draws:
+        of_training["ratio_range"] = [worst(draw["ratio"] for draw in draws) for worst in (min, max)]
     card = {
         "command": args.command_line,
         "config": {"data": args.data, "epochs": args.epochs, "seed": args.seed},

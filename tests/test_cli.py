@@ -224,7 +224,9 @@ def test_a_judge_is_trained_and_asked(classy, capsys):
     assert cli.main(["judge", "--data", "mnist", "--epochs", "12", "--out", "judge.safetensors"]) == 0
     card = json.loads(Path("judge.json").read_text())
     assert card["test_accuracy"] > 0.5 and card["test_images"] == 20  # rows of light; guessing gives 0.1
-    assert card["frechet_of_training_images"]["images"] == 10
+    copies = card["frechet_of_training_images"]
+    assert copies["images"] == 10 and copies["draws"] == 4
+    assert copies["ratio_range"][0] < copies["ratio"] < copies["ratio_range"][1]
     line = "evaluate --weights net.safetensors --judge judge.safetensors --guidance 3 --guided 4 --per-step 2"
     assert cli.main(line.split()) == 0
     quality = json.loads(Path("net.json").read_text())["quality"]

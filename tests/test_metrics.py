@@ -353,6 +353,24 @@ def columns(n, generator, noise=0.1):
     return x, y
 
 
+def test_frechet_beside_is_the_mean_over_the_ways_to_halve_the_real_images():
+    generator = torch.Generator().manual_seed(0)
+    real_x, _ = columns(6, generator, noise=0.5)
+    x, _ = columns(3, generator, noise=0.5)
+    flat, pairs = real_x.flatten(1), []
+    for a in itertools.combinations(range(6), 3):
+        b = [k for k in range(6) if k not in a]
+        pairs.append([frechet_distance(x.flatten(1), flat[b]), frechet_distance(flat[list(a)], flat[b])])
+    every = torch.tensor(pairs, dtype=torch.float64)
+    found = frechet_beside(Eyes(), x, real_x, halvings=2000)
+    for k, name in enumerate(("samples", "real")):
+        assert found[name] == pytest.approx(float(every[:, k].mean()), abs=4 * float(every[:, k].std()) / 2000**0.5)
+    assert found["ratio"] == found["samples"] / found["real"] and found["halvings"] == 2000 and found["images"] == 3
+    assert frechet_beside(Eyes(), x, real_x)["halvings"] == 100
+    with pytest.raises(ValueError, match="halvings"):
+        frechet_beside(Eyes(), x, real_x, halvings=0)
+
+
 def test_class_figures_count_and_measure_what_is_said():
     generator = torch.Generator().manual_seed(0)
     (reference, labels), (x, y) = columns(4000, generator), columns(200, generator, noise=0.05)
