@@ -47,6 +47,10 @@ def floating(x, name: str) -> Tensor:
     return x
 
 
+class NotFinite(ValueError):
+    """A tensor holds NaN or infinity: bad data, or a network that has diverged."""
+
+
 def real(x, name: str) -> Tensor:
     """`x` if it is a floating tensor without NaN or infinity, else an error that names it.
 
@@ -57,7 +61,7 @@ def real(x, name: str) -> Tensor:
     # A NaN or an infinity survives in the sum, which is five times cheaper than asking every value; a sum that overflows asks.
     if x.device.type == "cpu" and not math.isfinite(x.detach().sum().item()) and not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x)).sum())
-        raise ValueError(f"{name} holds {bad} value(s) that are NaN or infinite (shape {tuple(x.shape)}); all must be finite")
+        raise NotFinite(f"{name} holds {bad} value(s) that are NaN or infinite (shape {tuple(x.shape)}); all must be finite")
     return x
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import platform
 import shlex
@@ -14,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,8 +74,6 @@ def run_train(args: argparse.Namespace) -> int:
     """Train, with a progress bar; write weights and card; after Ctrl-C save the state and say how to resume."""
     out = _ending(args.out or Path("runs") / f"{Path(args.data).name}.safetensors", "--out", [".safetensors"])
     checkpoints, device = Checkpoints(out.with_suffix(".checkpoints")), _device(args.device)
-    for path in (out, weights.card_path(out)):
-        check_writable(path)
 
     if args.resume is None:
         if checkpoints.paths() and not checkpoints.finished():
@@ -93,6 +91,8 @@ def run_train(args: argparse.Namespace) -> int:
     want, have = _image_shape(config), tuple(images.shape)
     if have != want:
         raise Refused(f"the images of {config.data} have shape {have}, the network takes {want}")
+    for path in (out, weights.card_path(out)):
+        check_writable(path)
     steps = train(state, images)
     board = _board(args.tensorboard, state.step) if args.tensorboard and first else None
     save_every = args.save_every or max(1, config.steps // 10)
@@ -153,16 +153,11 @@ def run_train(args: argparse.Namespace) -> int:
 
 def _check_room(folder: Path, size: int) -> None:
     """Refuse a folder that cannot take four checkpoints of `size` bytes (three are kept, one is being written)."""
-    free = shutil.disk_usage(check_writable(folder / "x").parent).free
+    free = shutil.disk_usage(check_writable(folder / "checkpoint").parent).free
     if free < 4 * size:
         need = f"four checkpoints of {size / 1e6:.0f} MB"
         raise Refused(f"{folder} has {free / 1e6:.0f} MB of free space, too little for {need}")
-    try:  # quotas and limits on a file's size show only when a file of that size is written
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-            for start in range(0, size, 2**20):
-                file.write(bytes(min(2**20, size - start)))
-    except OSError as error:
-        raise OSError(f"{folder} cannot take a checkpoint of {size / 1e6:.0f} MB: {error.strerror or error}") from error
+    check_writable(folder / "checkpoint", size)
 
 
 def _board(folder: Path, step: int) -> Any:
@@ -182,7 +177,8 @@ def _log(board: Any, state: TrainState, metrics: Metrics, grid_every: int) -> No
     if state.fixed_curve and state.fixed_curve[-1][0] == state.step:
         board.add_scalar("fixed_loss", state.fixed_curve[-1][1], state.step)
     if state.step % grid_every == 0 or state.step == state.config.steps:
-        x = draw(state.ema_network, state.config, 16, steps=state.config.sample_steps or min(100, state.config.T))
+        y, moves = _classes(state.config, 16), state.config.sample_steps or min(100, state.config.T)
+        x = draw(state.ema_network, state.config, 16, moves, y=y)
         board.add_image("samples", grid(data.to_bytes(x, data.levels_of(state.config.data))), state.step)
 
 
@@ -237,14 +233,14 @@ def _interruptible() -> Iterator[threading.Event]:
 
 def run_sample(args: argparse.Namespace) -> int:
     """Draw images from a checkpoint, into a picture or an array."""
-    out = check_writable(_ending(args.out, "--out", [".png", ".npy"]))
-    started = time.perf_counter()
+    out, started = _ending(args.out, "--out", [".png", ".npy"]), time.perf_counter()
     device = _device(args.device)
     network, card = weights.load(args.weights or weights.shipped(), device)
     config = _card_config(card, args.weights)
     y = _classes(config, args.n, args.of_class)
     if args.guidance != 1 and y is None:
         raise Refused(f"--guidance {args.guidance} needs a network with classes; this one has none")
+    check_writable(out, args.n * math.prod(_image_shape(config)))
     x = draw(network, config, args.n, args.steps, args.seed, show=True, y=y, scale=args.guidance)
     pixels = data.to_bytes(x, data.levels_of(config.data))
     write_images(out, pixels)
@@ -361,9 +357,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
         "seed": args.seed,
         **_rounded(figures(args, network, config)),
     }
-    weights.write_card(path, card)
     for line in _lines(card["quality"]):
         print(line)
+    weights.write_card(path, card)
     return 0
 
 
@@ -388,6 +384,12 @@ def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfi
     judge, _ = weights.load(args.judge or weights.shipped(f"{config.data}_judge"))
     if not isinstance(test, data.ImageData) or not isinstance(judge, Judge):
         raise Refused(f"--judge {args.judge} is not a judge of {config.data}")
+    want = {"channels": test.shape[0], "classes": config.network["classes"]}
+    if judge.config != want:
+        raise Refused(f"--judge {args.judge} is for {judge.config}, the network and its images have {want}")
+    for option, asked in (("--guided", args.guided or 1), ("--per-step", args.per_step)):
+        if asked > len(test):
+            raise Refused(f"{option} {asked} is more than the {len(test)} test images")
     half, real = len(test) // 2, test[torch.arange(len(test))]
     # As many of each class as a random half of the real images has.
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(args.seed))

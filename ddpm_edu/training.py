@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from ._args import as_steps, count, device_of, instance, number, real
+from ._args import NotFinite, as_steps, count, device_of, instance, number, real
 from .config import PRESETS, TrainConfig  # noqa: F401
 from .diffusion import EpsModel, GaussianDiffusion, LearnedVariance
 from .weights import WeightsError, build_network, load_into, path_of, read_card, read_tensors, write_tensors
@@ -387,17 +387,11 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
         )
     if config.flip and data[torch.zeros(1, dtype=torch.int64)].ndim != 4:
         raise ValueError("flip = True mirrors images, and the data are not images (B, C, H, W)")
-    classes = config.network.get("classes", 0)
+    classes, levels = config.network.get("classes", 0), getattr(data, "levels", None)
     if classes:
         _check_labels(getattr(data, "labels", None), len(data), classes)
     on_all = DistributedDataParallel(network) if world > 1 else network  # averages the gradients of all processes
     compiled = torch.compile(on_all) if config.compile else on_all
-
-    def _terms_or_diverged(model: EpsModel, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        try:
-            return loss_terms(config, diffusion, model, x_0, t, eps, getattr(data, "levels", None))
-        except ValueError as error:  # a mean or a variance that is no longer finite has no KL
-            raise TrainingDiverged(f"step {state.step + 1}: {error}") from error
 
     def loop() -> Iterator[Metrics]:
         while state.step < until:
@@ -405,7 +399,7 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
             started, cpu_started, step = time.perf_counter(), time.process_time(), state.step + 1
 
             # The joint batch, drawn alike in every process; each then works on its own pieces of it.
-            indices = _batch(config, len(data), step)
+            indices, lr = _batch(config, len(data), step), learning_rate(config, step)
             n = len(indices)
             on_cpu, on_device = _generator(config.seed, step, "t"), _generator(config.seed, step, "eps", device=device)
             mirrored = torch.rand(n, generator=on_cpu) < 0.5 if config.flip else None
@@ -434,13 +428,16 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
                         model = lambda x_t, t: compiled(x_t, t, y)  # type: ignore[misc]  # noqa: B023, E731
                     # Gradients add up over the pieces and are averaged over the processes once, at the last piece.
                     with nullcontext() if world == 1 or piece is pieces[-1] else on_all.no_sync():  # type: ignore[operator]
-                        with _autocast(device, config.precision):
-                            if config.loss == "simple":
-                                loss = diffusion.simple_loss(model, x_0, t[piece], eps[piece]) * (len(x_0) / n)
-                            else:
-                                of_each = _terms_or_diverged(model, x_0, t[piece], eps[piece])
-                                loss = (of_each * weights[piece].to(of_each)).sum() / n
-                                joint_terms[piece] = of_each.detach()
+                        try:
+                            with _autocast(device, config.precision):
+                                if config.loss == "simple":
+                                    loss = diffusion.simple_loss(model, x_0, t[piece], eps[piece]) * (len(x_0) / n)
+                                else:
+                                    of_each = loss_terms(config, diffusion, model, x_0, t[piece], eps[piece], levels)
+                                    loss = (of_each * weights[piece].to(of_each)).sum() / n
+                                    joint_terms[piece] = of_each.detach()
+                        except NotFinite as error:  # in the data, or in what the network says of them
+                            raise TrainingDiverged(_diagnosis(step, str(error), lr, data[indices])) from error
                         scaler.scale(loss * world).backward()
                     joint_loss += loss.detach()
             if world > 1:
@@ -449,9 +446,10 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
 
             scaler.unscale_(state.optimizer)  # clipping must see the true gradient
             grad_norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_grad)
-            lr, finite = learning_rate(config, step), math.isfinite(grad_norm.item())
+            finite = math.isfinite(grad_norm.item())
             if not math.isfinite(joint_loss.item()) or not (finite or scaler.get_scale() > 1):
-                raise TrainingDiverged(_diagnosis(step, joint_loss, grad_norm, lr, x_0))
+                found = f"the loss is {joint_loss.item()}, its gradient's norm {grad_norm.item()}"
+                raise TrainingDiverged(_diagnosis(step, found, lr, data[indices]))
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
             scaler.step(state.optimizer)  # float16: skipped when the gradient has overflowed
@@ -493,11 +491,11 @@ def _check_labels(labels: Tensor | None, n: int, classes: int) -> None:
         )
 
 
-def _diagnosis(step: int, loss: Tensor, grad_norm: Tensor, lr: float, x_0: Tensor) -> str:
+def _diagnosis(step: int, found: str, lr: float, x_0: Tensor) -> str:
     return (
-        f"step {step}: the loss is {loss.item()}, its gradient's norm {grad_norm.item()}. The batch has values from "
-        f"{x_0.min().item():.3g} to {x_0.max().item():.3g}, mean {x_0.mean().item():.3g}. The learning rate is {lr:.3g}: "
-        f"try a third of it, a longer warm-up, a smaller clip_grad, or precision='float32'; data belong in [-1, 1]"
+        f"step {step}: {found}. The batch has values from {x_0.min().item():.3g} to {x_0.max().item():.3g}, mean "
+        f"{x_0.mean().item():.3g}. The learning rate is {lr:.3g}: try a third of it, a longer warm-up, a smaller clip_grad, "
+        f"or precision='float32'; data belong in [-1, 1]"
     )
 
 

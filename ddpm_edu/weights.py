@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from . import published
-from ._args import device_of, instance
+from ._args import count, device_of, instance
 from .metrics import Judge
 from .mlp import MLP
 from .schedules import NoiseSchedule
@@ -240,8 +240,10 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)  # mkstemp's files are private
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(f"cannot write {path}: {error.strerror or error}") from error
         raise
 
 
@@ -291,15 +293,17 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def check_writable(path: str | Path) -> Path:
-    """`path`, if a file can be written there; its folder is made. Raises OSError before any work is lost."""
-    path = path_of(path)
+def check_writable(path: str | Path, size: int = 2**16) -> Path:
+    """`path`, if a file of `size` bytes can be written there; its folder is made. Raises OSError before any work is lost."""
+    path, size = path_of(path), count(size, "size", low=0)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        with tempfile.TemporaryFile(dir=path.parent, buffering=0) as file:  # quotas and full disks show only when one writes
+            for start in range(0, size, 2**20):
+                file.write(bytes(min(2**20, size - start)))
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+        what = f"{path}, of {size / 1e6:.0f} MB" if size >= 2**20 else str(path)
+        raise OSError(f"cannot write {what}: {error.strerror or error}") from error
     return path

@@ -50,6 +50,40 @@ def test_the_page_is_written_from_the_results():
         assert {"processor", "python", "torch", "diffusers", "denoising-diffusion-pytorch"} == set(part["machine"])
 
 
+def result(part):
+    return json.loads((ROOT / "benchmarks" / "results.json").read_text())[part]["result"]
+
+
+def test_the_measured_costs_are_what_we_promise():
+    step, defaults, sampler, memory = (result(part) for part in ("step", "defaults", "sampler", "memory"))
+    assert min(step["over_ours"].values()) >= 1  # no slower than the fastest peer
+    assert defaults["35.7 M, 32×32"]["over_ours"]["diffusers"] >= 1.6
+    assert defaults["1.1 M, 28×28"]["over_ours"]["diffusers"] >= 1.8
+    assert sampler["ratio"]["ours"] <= 1.02
+    assert memory["MiB"]["ours"] <= min(memory["MiB"][name] for name in ("diffusers", "lucidrains"))
+    assert all(0 < of["outside"] < 1 for of in result("share").values()) and set(result("scaling"))
+
+
+def test_ours_trains_in_the_benchmark_as_in_its_preset():
+    ours, preset = bench.our_run(), bench.PRESETS["mnist"]
+    changed = {name for name, value in vars(ours).items() if value != getattr(preset, name)}
+    assert changed == {"network", "lr_decay"}
+
+
+def test_the_long_part_runs_only_where_its_data_are_named(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(bench, "PARTS", {name: lambda args, name=name: ran.append(name) or {} for name in bench.PARTS})
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(bench, "HERE", tmp_path)
+    monkeypatch.setattr(bench, "report", lambda results: "")
+    monkeypatch.setattr(bench, "draw_scaling", lambda *args: None)
+    for argv in ([], ["--data-root", "DATA"], ["--only", "step"]):
+        monkeypatch.setattr("sys.argv", ["bench.py", *argv])
+        bench.main()
+    every = [*bench.PARTS]
+    assert ran == [*[name for name in every if name != "mnist"], *every, "step"]
+
+
 def test_the_same_time_of_training_teaches_ours_most():
     of = json.loads((ROOT / "benchmarks" / "results.json").read_text())["mnist"]["result"]
     assert all(abs(of[name]["seconds"] - 60 * of["minutes"]) < 30 for name in bench.NAMES)

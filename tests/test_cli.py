@@ -16,6 +16,7 @@ from conftest import write_mnist
 
 from ddpm_edu import cli, data, training, weights
 from ddpm_edu.guidance import guided
+from ddpm_edu.metrics import Judge
 from ddpm_edu.training import PRESETS, TrainConfig
 
 NET = {
@@ -116,6 +117,14 @@ def test_tensorboard_gets_scalars_and_grids():
     losses = [(e.step, e.value) for e in board.Scalars("loss")]
     assert losses == [(step, pytest.approx(loss, abs=1e-4)) for step, loss in card["loss_curve"]]
     assert {"grad_norm", "lr", "images_per_second", "fixed_loss"} <= set(board.Tags()["scalars"])
+
+
+def test_the_grid_of_a_network_with_classes_shows_them_in_turn(classy, monkeypatch):
+    pytest.importorskip("tensorboard")
+    asked = []
+    monkeypatch.setattr(cli, "guided", lambda network, y, scale: asked.append(y.tolist()) or guided(network, y, scale))
+    assert cli.main(["train", "--data", "mnist", "--tensorboard", "board", "--grid-every", "2", "--steps", "2"]) == 0
+    assert asked == [[*range(10), *range(6)]]
 
 
 def test_tensorboard_is_optional(capsys, monkeypatch):
@@ -418,8 +427,48 @@ def test_full_disk_is_found_before_the_work(capsys, monkeypatch, tmp_path):
         [sys.executable, "-c", code, "train", "--data", "digits"], capture_output=True, text=True, cwd=tmp_path, timeout=120
     )
     size = 16 * sum(p.numel() for p in weights.build_network(**SHIPPED.network).parameters())
-    assert run.returncode == 2 and f"cannot take a checkpoint of {size / 1e6:.0f} MB: File too large" in run.stderr, run.stderr
+    wanted = f"cannot write runs/digits.checkpoints/checkpoint, of {size / 1e6:.0f} MB: File too large"
+    assert run.returncode == 2 and wanted in run.stderr, run.stderr
     assert "step" not in run.stderr and not any(Path("runs/digits.checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("wrong", ["--preset best", "--data-root nowhere --data mnist", "--start nothing.safetensors"])
+def test_what_is_refused_leaves_no_folder(capsys, monkeypatch, tmp_path, wrong):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, *f"train --data digits --out new/net.safetensors {wrong}".split())
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_disk_too_full_for_the_samples_is_found_before_they_are_drawn(trained, tmp_path):
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))"
+    code = f"{limit}; from ddpm_edu import cli; cli.draw = None; raise SystemExit(cli.main())"
+    line = "sample --weights net.safetensors --n 30000 --steps 1 --out many.npy".split()
+    run = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2 and "cannot write many.npy, of 2 MB: File too large" in run.stderr, run.stderr
+
+
+def test_figures_are_told_even_if_the_card_cannot_be_written(classy, capsys, monkeypatch):
+    assert cli.main(["judge", "--data", "mnist", "--epochs", "1", "--out", "judge.safetensors"]) == 0
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(weights, "write_card", full)
+    assert cli.main("evaluate --weights net.safetensors --judge judge.safetensors --per-step 2".split()) == 2
+    assert "bits_per_dim" in capsys.readouterr().out
+
+
+def test_a_judge_of_other_images_is_refused_before_anything_is_drawn(classy, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "draw", None)
+    for channels, classes in ((3, 10), (1, 5)):
+        weights.save("other.safetensors", Judge(channels, classes), {})
+        assert cli.main("evaluate --weights net.safetensors --judge other.safetensors".split()) == 2
+        want = f"is for {{'channels': {channels}, 'classes': {classes}}}, the network and its images have {{'channels': 1"
+        assert want in capsys.readouterr().err
+    weights.save("judge.safetensors", Judge(), {})
+    for option in ("--guided", "--per-step"):
+        assert cli.main(f"evaluate --weights net.safetensors --judge judge.safetensors {option} 21".split()) == 2
+        assert f"{option} 21 is more than the 20 test images" in capsys.readouterr().err
 
 
 def test_torchrun_needs_no_other_change(tmp_path):

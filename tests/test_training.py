@@ -209,8 +209,9 @@ def test_a_learned_variance_that_diverges_is_told(at):
     state = TrainState(dataclasses.replace(VARIED, loss="hybrid"))
     with torch.no_grad():
         state.network.get_parameter(at).fill_(math.nan)
-    with pytest.raises(TrainingDiverged, match=r"step 1: \w+ holds 64 value"):
-        list(train(state, data.toy("two_moons", 70)))
+    points = data.toy("two_moons", 70)
+    with pytest.raises(TrainingDiverged, match=r"step 1: \w+ holds 64 value.*values from -\d.* to \d.*learning rate is .*try"):
+        list(train(state, points))
     assert state.step == 0 and state.times.seen.sum() == 0
 
 
@@ -444,6 +445,20 @@ def test_nan_stops_before_anything_is_updated(images):
     assert all(torch.equal(v, before[k]) for k, v in state.network.state_dict().items() if k != "last.2.bias")
 
 
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize(
+    "bad, said", [(math.nan, r"x_0 holds 1 value\(s\).*mean nan"), (3e38, r"the loss is (inf|nan).* to 3e\+38")]
+)
+def test_a_single_bad_image_is_seen_wherever_it_lies_in_the_batch(images, accumulate, bad, said):
+    config = dataclasses.replace(TINY, accumulate=accumulate)
+    for k in (0, 5, 10, 15):  # the batch is all there is
+        state, x_0 = TrainState(config), images[: config.batch].clone()
+        x_0[k, 0, 0, 0] = bad
+        with pytest.raises(TrainingDiverged, match=rf"step 1: {said}.*try a third"):
+            list(train(state, x_0, until=1))
+        assert state.step == 0
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_autocast_trains_like_float32(images, precision):
     config = dataclasses.replace(TINY, steps=8, network={**NET, "dropout": 0.0})
@@ -526,6 +541,29 @@ def test_compiled_is_the_same_network(monkeypatch):
     state = TrainState(dataclasses.replace(POINTS, compile=True))
     assert [m.loss for m in train(state, points, until=3)] == pytest.approx(want, rel=1e-5)
     assert not any("_orig_mod" in name for name in state.network.state_dict())
+
+
+def test_a_compiled_network_with_classes_is_the_same_network(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    config = dataclasses.replace(TINY, precision="bfloat16", network={**NET, "dropout": 0.0, "classes": 10})
+    labelled = data.load("digits")
+    want = [m.loss for m in train(TrainState(config), labelled, until=2)]
+    got = [m.loss for m in train(TrainState(dataclasses.replace(config, compile=True)), labelled, until=2)]
+    assert got == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize("label_drop", [0.0, 0.3, 1.0])
+def test_the_share_of_labels_that_is_hidden_and_what_hides_them(label_drop):
+    """A hidden label is the number of classes; the others are those of their images."""
+    config = dataclasses.replace(TINY, label_drop=label_drop, network={**NET, "base": 4, "classes": 10})
+    state, seen = TrainState(config), []
+    forward = state.network.forward
+    state.network.forward = lambda x_t, t, y: seen.append(y) or forward(x_t, t, y)
+    list(train(state, data.load("digits"), until=20))
+    y = torch.cat(seen)
+    hidden, n = (y == 10).double().mean(), len(y)
+    assert n == 320 and abs(hidden - label_drop) <= 4 * (label_drop * (1 - label_drop) / n) ** 0.5
+    assert label_drop == 1 or len(y[y < 10].unique()) == 10
 
 
 TWO = """
@@ -716,7 +754,38 @@ def test_presets_build():
             network = weights.build_network(**config.network)
         assert sum(p.numel() for p in network.parameters()) > 1e5
     assert {"digits", "mnist", "cifar10", "celeba64"} <= PRESETS.keys()
-    assert PRESETS["cifar10"] == TrainConfig(flip=True)  # the paper's values are the defaults
+    with pytest.raises(ValueError, match=r"no preset 'imagenet': the presets are digits, .*celeba64"):
+        PRESETS["imagenet"]
+
+
+def test_the_preset_of_cifar10_is_the_papers():
+    """Ho et al. 2020, Appendix B; warm-up and clipping from its authors' code."""
+    of, paper = PRESETS["cifar10"], {"lr": 2e-4, "batch": 128, "steps": 800_000, "ema_decay": 0.9999, "T": 1000}
+    paper |= {"schedule": "linear", "flip": True, "loss": "simple", "times": "uniform", "warmup": 5000, "clip_grad": 1.0}
+    paper |= {"weight_decay": 0.0, "lr_decay": False, "data": "cifar10", "sample_steps": None, "accumulate": 1}
+    assert {name: getattr(of, name) for name in paper} == paper
+    with torch.device("meta"):
+        network = weights.build_network(**of.network)
+    shape = {
+        "size": 32,
+        "channels": 3,
+        "base": 128,
+        "multipliers": [1, 2, 2, 2],
+        "blocks": 2,
+        "attention": [16],
+        "dropout": 0.1,
+    }
+    assert {name: network.config[name] for name in shape} == shape
+    schedule = of.diffusion().schedule
+    assert (schedule.betas[1], schedule.betas[1000]) == (pytest.approx(1e-4), pytest.approx(0.02))
+
+
+def test_the_preset_of_celeba_has_five_levels_and_is_trained_as_that_of_cifar10():
+    of = PRESETS["celeba64"]
+    same = dataclasses.replace(of, data="cifar10", network=PRESETS["cifar10"].network)
+    assert same == PRESETS["cifar10"] and of.network["dropout"] == 0.1
+    with torch.device("meta"):
+        assert weights.build_network(**of.network).config["size"] / 2 ** (len(of.network["multipliers"]) - 1) == 4
 
 
 def test_empty_data_is_refused():

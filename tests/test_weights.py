@@ -1,6 +1,8 @@
 """Weights on disk: what is saved comes back, and nothing else is accepted."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import safetensors.torch
@@ -124,7 +126,7 @@ def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(weights.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"cannot write .*net\.safetensors: No space left"):
         weights.write_bytes(path, b"new")
     assert path.read_bytes() == before
     assert sorted(p.name for p in path.parent.iterdir()) == ["net.json", "net.safetensors"]
@@ -138,6 +140,22 @@ def test_check_writable(tmp_path):
         weights.check_writable(tmp_path / "file" / "below.png")
     with pytest.raises(IsADirectoryError, match="is a folder"):
         weights.check_writable(tmp_path)
+
+
+def test_check_writable_writes_as_much_as_will_be_needed(tmp_path):
+    code = f"""
+import resource
+from ddpm_edu import weights
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, 2**21))
+weights.check_writable({str(tmp_path / "x")!r}, 2**21)
+try:
+    weights.check_writable({str(tmp_path / "x")!r}, 2**21 + 1)
+except OSError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.stdout.strip() == f"cannot write {tmp_path / 'x'}, of 2 MB: File too large", run.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_refuses_unknown_kinds():
