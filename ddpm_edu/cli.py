@@ -422,7 +422,8 @@ def run_judge(args: argparse.Namespace) -> int:
     """Train the classifier that `evaluate` asks, and write it with what real images get from it.
 
     That is the share of the test images that it names rightly, and the Fréchet distance from half as many training images
-    as there are test images: the mean over all disjoint draws of them, and the range of its ratio.
+    as there are test images: mean and range over disjoint draws of them, once drawn at random, and once with as many of
+    each class as half of the test images has.
     """
     from .metrics import frechet_beside, train_judge
 
@@ -435,13 +436,13 @@ def run_judge(args: argparse.Namespace) -> int:
     judge = train_judge(train_set[torch.arange(len(train_set))], train_set.labels, args.epochs, args.seed)
     images, half = test[torch.arange(len(test))], len(test) // 2
     accuracy = float((torch.cat([judge.probabilities(x) for x in images.split(500)]).argmax(1) == test.labels).double().mean())
-    order = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(args.seed))
-    draws = [frechet_beside(judge, train_set[some], images) for some in order.split(half) if len(some) == half]
-    of_training: dict[str, Any] = {
-        key: sum(draw[key] for draw in draws) / len(draws) for key in ("samples", "real", "ratio") if draws
+    generator = torch.Generator().manual_seed(args.seed)
+    order, like = torch.randperm(len(train_set), generator=generator), torch.bincount(test.labels.sort().values[1::2])
+    at_random = [some for some in order.split(half) if len(some) == half]
+    copies = {
+        name: _mean_and_range([frechet_beside(judge, train_set[some], images) for some in draws])
+        for name, draws in (("random", at_random), ("in_proportion", _in_proportion(train_set.labels[order], like, order)))
     }
-    if draws:
-        of_training["ratio_range"] = [worst(draw["ratio"] for draw in draws) for worst in (min, max)]
     card = {
         "command": args.command_line,
         "config": {"data": args.data, "epochs": args.epochs, "seed": args.seed},
@@ -451,11 +452,28 @@ def run_judge(args: argparse.Namespace) -> int:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "test_accuracy": accuracy,
         "test_images": len(test),
-        "frechet_of_training_images": _rounded({"images": half, "draws": len(draws), **of_training}),
+        "frechet_of_training_images": _rounded({"images": half, **copies}),
     }
     weights.save(out, judge, card)
     print(f"{out}: {accuracy:.2%} of {len(test):,} test images are named rightly")
     return 0
+
+
+def _in_proportion(labels: Tensor, counts: Tensor, order: Tensor) -> list[Tensor]:
+    """Disjoint draws from `order`, as many as can be had, each with counts[k] entries whose `labels` are k."""
+    of_class = [(n, order[labels == k]) for k, n in enumerate(counts.tolist()) if n]
+    return [
+        torch.cat([rows[n * i : n * (i + 1)] for n, rows in of_class]) for i in range(min(len(r) // n for n, r in of_class))
+    ]
+
+
+def _mean_and_range(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of what `frechet_beside` says of several draws."""
+    if not draws:
+        return {"draws": 0}
+    means = {key: sum(draw[key] for draw in draws) / len(draws) for key in ("samples", "real", "ratio")}
+    ratios = [draw["ratio"] for draw in draws]
+    return {"draws": len(draws), **means, "ratio_range": [min(ratios), max(ratios)]}
 
 
 def _rounded(value: Any) -> Any:

@@ -156,7 +156,8 @@ class UNet(nn.Module):
     `base` channels at full resolution, `base * multipliers[k]` after k halvings, `blocks` residual blocks per level on
     the way down (one more on the way up), attention where the image's side is in `attention` and in the middle, with
     `heads` heads (or heads of `head_channels` channels). The defaults are the paper's CIFAR-10 network: 35.7 million
-    parameters. It starts as ε̂ = 0.
+    parameters. It starts as ε̂ = 0; what does not start at 0 is drawn as torch does, where the authors take a uniform law of
+    variance 2 / (inputs + outputs).
 
     `classes` > 0 makes it ε_θ(x_t, t, y): y int64 (B,) in 0..classes-1, or `classes` for "not told", which is also what
     leaving y out means [Ho & Salimans 2022]. `learned_variance` doubles the output to (B, 2·channels, size, size): ε̂,

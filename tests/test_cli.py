@@ -234,8 +234,12 @@ def test_a_judge_is_trained_and_asked(classy, capsys):
     card = json.loads(Path("judge.json").read_text())
     assert card["test_accuracy"] > 0.5 and card["test_images"] == 20  # rows of light; guessing gives 0.1
     copies = card["frechet_of_training_images"]
-    assert copies["images"] == 10 and copies["draws"] == 4
-    assert copies["ratio_range"][0] < copies["ratio"] < copies["ratio_range"][1]
+    assert copies["images"] == 10
+    for name in ("random", "in_proportion"):
+        assert (
+            copies[name]["draws"] == 4
+            and copies[name]["ratio_range"][0] < copies[name]["ratio"] < copies[name]["ratio_range"][1]
+        )
     line = "evaluate --weights net.safetensors --judge judge.safetensors --guidance 3 --guided 4 --per-step 2"
     assert cli.main(line.split()) == 0
     quality = json.loads(Path("net.json").read_text())["quality"]
@@ -244,6 +248,16 @@ def test_a_judge_is_trained_and_asked(classy, capsys):
     bits = quality["bits_per_dim"]
     assert bits["total"] == pytest.approx(bits["L_0"] + bits["L_1:T-1"] + bits["L_T"], abs=2e-4) and bits["standard_error"] > 0
     assert bits["images"] == 20 and "bits_per_dim" in capsys.readouterr().out
+
+
+def test_draws_in_proportion_are_disjoint_and_hold_the_numbers_that_are_asked_for():
+    generator = torch.Generator().manual_seed(0)
+    labels, order = torch.randint(0, 5, (400,), generator=generator), torch.randperm(400, generator=generator)
+    counts = torch.tensor([10, 0, 3, 20, 1])
+    draws = cli._in_proportion(labels[order], counts, order)
+    for some in draws:
+        assert torch.equal(torch.bincount(labels[some], minlength=5), counts)
+    assert len(torch.cat(draws).unique()) == 34 * len(draws) and len(draws) == int((labels == 3).sum()) // 20
 
 
 @pytest.mark.parametrize(
