@@ -177,7 +177,11 @@ class TrainState:
         """Fine-tune: take over trained weights, in the network and in its average, and remember their card."""
         if self.step:
             raise ValueError(f"this run is at step {self.step}; only at step 0 can it begin with the weights of {path}")
-        tensors, _ = read_tensors(path)
+        tensors, header = read_tensors(path)
+        if header.get("format") == "ddpm_edu checkpoint":
+            raise WeightsError(
+                f"{path} is a training checkpoint, to go on from with --resume; name the weights of a finished run"
+            )
         for network in (self.network, self.ema.module):
             load_into(network, tensors, path)
         earlier = {"file": Path(path).name, **read_card(path)}

@@ -361,6 +361,9 @@ def test_weights_to_begin_with_are_checked_before_the_work(capsys, trained):
     assert "net.safetensors is of another network" in error
     assert cli.main(["train", "--data", "digits", "--steps", "2"]) == 0
     capsys.readouterr()
+    checkpoint = next(Path("net.checkpoints").glob("step-*.safetensors"))
+    error = refused(capsys, "train", "--data", "digits", "--out", "on.safetensors", "--start", str(checkpoint))
+    assert "is a training checkpoint, to go on from with --resume" in error
     assert "--start has no meaning" in refused(capsys, "train", "--data", "digits", "--resume", "--start", "net.safetensors")
     state = training.TrainState(TINY)
     state.step = 1

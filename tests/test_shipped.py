@@ -19,7 +19,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
 def test_each_has_a_card_and_no_card_is_alone():
-    assert {"digits", "playground"} <= set(NAMES) == {path.stem for path in FOLDER.glob("*.json")}
+    assert {"digits", "mnist", "mnist_judge", "playground"} <= set(NAMES) == {path.stem for path in FOLDER.glob("*.json")}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,3 +141,22 @@ def test_the_playground_is_small_and_draws_the_class_that_is_asked_for():
     assert card["parameters"] <= 300_000 and weights.shipped("playground").stat().st_size <= 2**20
     for scale, least in ((1.0, 0.85), (2.0, 0.93)):
         assert share_of_class(network, TrainConfig(**card["config"]), scale) >= least
+
+
+def test_the_card_of_mnist_holds_what_the_book_promises():
+    card, judge = (weights.read_card(weights.shipped(name)) for name in ("mnist", "mnist_judge"))
+    quality = card["quality"]
+    assert card["parameters"] <= 2_000_000 and judge["test_accuracy"] >= 0.99
+    assert quality["samples"] == 5000 and quality["guidance"] <= 2 and quality["guided_samples"] >= 500
+    assert quality["recognised"]["unguided"] >= 0.98 and quality["recognised"]["guided"] >= 0.995
+    assert quality["frechet"]["images"] == 5000 and quality["frechet"]["ratio"] <= 1.5
+    bits = quality["bits_per_dim"]
+    assert bits["images"] == 10_000 and bits["total"] == pytest.approx(bits["L_0"] + bits["L_1:T-1"] + bits["L_T"], abs=2e-4)
+
+
+def test_mnist_draws_the_digit_that_is_asked_for():
+    network, card = weights.load(weights.shipped("mnist"))
+    judge, _ = weights.load(weights.shipped("mnist_judge"))
+    y = torch.arange(20) % 10
+    x = cli.draw(network, TrainConfig(**card["config"]), 20, steps=25, y=y, scale=2.0)
+    assert (judge.probabilities(x).argmax(1) == y).sum() >= 18
