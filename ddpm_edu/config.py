@@ -111,14 +111,14 @@ _DIGITS = TrainConfig(
 )
 
 
-class Presets(dict[str, TrainConfig]):
+class _Presets(dict[str, TrainConfig]):
     """The runs that have a name: `PRESETS["mnist"]`."""
 
     def __missing__(self, name: str) -> TrainConfig:
         raise ValueError(f"no preset {name!r}: the presets are {', '.join(self)}")
 
 
-PRESETS = Presets(
+PRESETS = _Presets(
     digits=_DIGITS,
     # small enough to run inside a web page, and trained fast enough to be made again by the tests
     playground=replace(
