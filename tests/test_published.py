@@ -125,6 +125,17 @@ def test_largest_published_network_fits():
     assert ours.config["attention"] == [16] and ours.config["multipliers"] == [1, 1, 2, 2, 4, 4]
 
 
+@torch.no_grad()
+def test_six_levels_as_the_largest_have_are_diffusers():
+    slim = dict(sample_size=64, block_out_channels=(8, 8, 16, 16, 32, 32), norm_num_groups=4)
+    theirs = randomised(UNet2DModel(**{**LARGE, **slim}), torch.float64)
+    ours = weights.from_diffusers(theirs)
+    t, x_t = torch.tensor([1, 500, T]), images(3, ours, torch.float64)
+    want = theirs(x_t, t - 1).sample
+    assert want.std() > 0.1 and ours.config["attention"] == [4]
+    torch.testing.assert_close(ours(x_t, t), want, rtol=0, atol=1e-10)
+
+
 def small(**changes) -> UNet2DModel:
     return randomised(UNet2DModel(**{**SMALL, **changes}), torch.float64)
 
