@@ -386,7 +386,7 @@ def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfi
         raise Refused(f"--judge {args.judge} is not a judge of {config.data}")
     want = {"channels": test.shape[0], "classes": config.network["classes"]}
     if judge.config != want:
-        raise Refused(f"--judge {args.judge} is for {judge.config}, the network and its images have {want}")
+        raise Refused(f"this judge is for {judge.config}, the network and its images have {want}")
     for option, asked in (("--guided", args.guided or 1), ("--per-step", args.per_step)):
         if asked > len(test):
             raise Refused(f"{option} {asked} is more than the {len(test)} test images")
