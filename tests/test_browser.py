@@ -134,6 +134,7 @@ class Page:
         seen = self.as_seen(look)
         self.page.set_viewport_size(seen["viewport"])
         self.page.emulate_media(color_scheme=seen["color_scheme"])
+        self.page.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=seen["color_scheme"])
         self.page.evaluate(AS_OPENED)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -506,3 +507,26 @@ def test_import_is_light():
     heavy = "'sklearn', 'torchvision', 'matplotlib', 'scipy', 'PIL', 'IPython'"
     code = f"import sys, ddpm_edu, ddpm_edu.cli; print([m for m in ({heavy}) if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an allocator without this habit")
+def test_large_blocks_are_kept_for_the_next_move():
+    """Pages asked of the system, when 80 MB are needed ten times more: for few by the command, for all ten without it."""
+    code = """if True:
+        import resource, runpy, sys, torch
+        from ddpm_edu import cli
+
+        def main():
+            torch.ones(20_000_000)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(10):
+                torch.ones(20_000_000)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+        cli.main = main
+        main() if sys.argv[1:] else runpy.run_module("ddpm_edu", run_name="__main__")"""
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", code, *more], capture_output=True, text=True, check=True).stdout)
+        for more in ([], ["plain"])
+    )
+    assert kept < given_back / 4
