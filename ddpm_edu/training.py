@@ -389,13 +389,29 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
             f"a batch of {min(config.batch, len(data))} cannot be cut into accumulate · processes = "
             f"{config.accumulate} · {world} pieces"
         )
-    if config.flip and data[torch.zeros(1, dtype=torch.int64)].ndim != 4:
+    shape = data[torch.zeros(1, dtype=torch.int64)].shape[1:]
+    if config.flip and len(shape) != 3:
         raise ValueError("flip = True mirrors images, and the data are not images (B, C, H, W)")
     classes, levels = config.network.get("classes", 0), getattr(data, "levels", None)
     if classes:
         _check_labels(getattr(data, "labels", None), len(data), classes)
     on_all = DistributedDataParallel(network) if world > 1 else network  # averages the gradients of all processes
     compiled = torch.compile(on_all) if config.compile else on_all
+
+    def images(chosen: Tensor, mirrored: Tensor) -> Tensor:
+        x_0 = data[chosen].to(device)
+        if config.flip:
+            x_0 = torch.where(mirrored.to(device)[:, None, None, None], x_0.flip(-1), x_0)
+        if config.channels_last and x_0.ndim == 4:
+            x_0 = x_0.contiguous(memory_format=torch.channels_last)
+        return x_0
+
+    def model_for(chosen: Tensor, hidden: Tensor) -> EpsModel:
+        """The network, told the class of each image; where the label is hidden, the class after the last."""
+        if not classes:
+            return compiled
+        y = data.labels[chosen].masked_fill(hidden, classes).to(device)  # type: ignore[attr-defined]
+        return lambda x_t, t: compiled(x_t, t, y)
 
     def loop() -> Iterator[Metrics]:
         while state.step < until:
@@ -406,7 +422,7 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
             indices, lr = _batch(config, len(data), step), learning_rate(config, step)
             n = len(indices)
             on_cpu, on_device = _generator(config.seed, step, "t"), _generator(config.seed, step, "eps", device=device)
-            mirrored = torch.rand(n, generator=on_cpu) < 0.5 if config.flip else None
+            mirrored = torch.rand(n, generator=on_cpu) < 0.5 if config.flip else torch.zeros(n, dtype=torch.bool)
             if state.times is None:
                 t, weights = torch.randint(1, diffusion.T + 1, (n,), generator=on_cpu), torch.ones(n)
             else:
@@ -415,21 +431,13 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
             cuts = [n * k // (world * config.accumulate) for k in range(world * config.accumulate + 1)]
             pieces = [slice(*ends) for ends in pairwise(cuts)][rank * config.accumulate :][: config.accumulate]
 
-            eps, joint_loss, joint_terms = None, torch.zeros((), device=device), torch.zeros(n, device=device)
+            eps = torch.randn(n, *shape, generator=on_device, device=device)
+            joint_loss, joint_terms = torch.zeros((), device=device), torch.zeros(n, device=device)
             state.optimizer.zero_grad()
             with _seeded(device, config.seed, step, "dropout", *([rank] if rank else [])):
                 for piece in pieces:
-                    x_0 = data[indices[piece]].to(device)
-                    if eps is None:
-                        eps = torch.randn(n, *x_0.shape[1:], generator=on_device, device=device)
-                    if mirrored is not None:
-                        x_0 = torch.where(mirrored[piece].to(device)[:, None, None, None], x_0.flip(-1), x_0)
-                    if config.channels_last and x_0.ndim == 4:
-                        x_0 = x_0.contiguous(memory_format=torch.channels_last)
-                    model: EpsModel = compiled
-                    if classes:
-                        y = data.labels[indices[piece]].masked_fill(hidden[piece], classes).to(device)  # type: ignore[attr-defined]
-                        model = lambda x_t, t: compiled(x_t, t, y)  # type: ignore[misc]  # noqa: B023, E731
+                    x_0 = images(indices[piece], mirrored[piece])
+                    model = model_for(indices[piece], hidden[piece])
                     # Gradients add up over the pieces and are averaged over the processes once, at the last piece.
                     with nullcontext() if world == 1 or piece is pieces[-1] else on_all.no_sync():  # type: ignore[operator]
                         try:
