@@ -55,7 +55,6 @@ SHARED = {
     ("20.20", "Oracle.x_0_moments"): "an error at two levels, against the integral of its slope",
     ("21.1", "ClassOracle.log_prob_y"): "p(y | x_t), against its mean over p(x_0 | x_t)",
     ("21.4", "ClassOracle.log_prob_y"): "drawn labels, against entropy and divergence by quadrature",
-    ("21.13", "GaussianDiffusion.x0_from_eps"): "the guided noise carried across, against a line through two estimates of x_0",
     ("22.31", "whiten"): "a sampler run in whitened coordinates, against one run in the plain ones",
 }
 GROWS = {"append", "extend", "insert", "add", "update", "setdefault", "copy_", "add_", "fill_", "index_add_", "scatter_add_"}
