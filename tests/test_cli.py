@@ -178,6 +178,20 @@ def test_draws_are_drawn_in_batches(trained, monkeypatch):
     assert len({tuple(row.flatten().tolist()) for row in x}) == 10
 
 
+@pytest.mark.parametrize("trained_in", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("fast", ["float32", "bfloat16", "float16"])
+def test_draws_are_computed_in_what_the_device_is_fast_at(monkeypatch, trained, trained_in, fast):
+    """A processor that imitates bfloat16 needs many times as long; a network from float32 is not rounded anywhere."""
+    network, _ = weights.load(trained)
+    seen = []
+    inner = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)][2]
+    inner.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    monkeypatch.setattr(cli, "fast_precision", lambda device: fast)
+    x = cli.draw(network, dataclasses.replace(TINY, precision=trained_in), 2)
+    assert x.dtype == torch.float32 and len(seen) == TINY.sample_steps
+    assert set(seen) == {torch.float32 if trained_in == "float32" else getattr(torch, fast)}
+
+
 def test_default_is_the_shipped_digits_checkpoint(trained, monkeypatch):
     monkeypatch.setattr(weights, "shipped", lambda: trained)
     assert cli.main(["sample", "--n", "2", "--out", "x.npy"]) == 0
