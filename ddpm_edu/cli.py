@@ -274,8 +274,8 @@ def draw(
 
     `steps` moves (default: the configuration's); `y` (n,) names a class for each image, `scale` guides as in `guided`.
     The same seed gives the same images on the same device. A network trained in 16 bits runs in what this device is fast
-    at: a processor without matrix products in 16 bits imitates them, more than ten times slower than it computes in float32. The
-    reverse variance is the network's own where it has learned one, and β̃ otherwise.
+    at: a processor without matrix products in 16 bits imitates them, and needs more than ten times as long as in float32.
+    The reverse variance is the network's own where it has learned one, and β̃ otherwise.
     """
     learned = config.network.get("learned_variance", False)
     if learned and scale != 1:
