@@ -18,6 +18,8 @@ def as_steps(t, T: int, name: str = "t", low: int = 1) -> Tensor:
     """
     if isinstance(t, bool) or not isinstance(t, (int, Tensor)):
         raise TypeError(f"{name} must be an int or an integer tensor, got {type(t).__name__}: {t!r}")
+    if isinstance(t, int) and not low <= t <= T:
+        raise ValueError(f"{name} = {t} is outside {low}..{T}")
     steps = torch.as_tensor(t)
     if steps.dtype == torch.bool or steps.is_floating_point() or steps.is_complex():
         raise TypeError(f"{name} must hold integers {low}..{T}, got a tensor of dtype {steps.dtype}")

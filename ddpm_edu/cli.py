@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 from . import data, weights
 from ._args import count, instance
-from .diffusion import LearnedVariance, ReverseVariance
+from .diffusion import EpsModel, LearnedVariance, ReverseVariance
 from .guidance import guided
 from .samplers import ancestral, autocast
 from .training import (
+    HOW,
     PRESETS,
     Checkpoints,
     Metrics,
@@ -46,7 +47,7 @@ from .weights import check_writable
 
 SAMPLE_BATCH = 500
 # Of a preset:
-CHANGEABLE = ("seed", "steps", "batch", "lr", "loss", "times", "precision", "accumulate", "compile", "channels_last")
+CHANGEABLE = ("seed", "steps", "batch", "lr", "loss", "times", *HOW)
 
 
 class Refused(ValueError):
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, TrainingDiverged) as error:
         print(f"ddpm_edu: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except torch.cuda.OutOfMemoryError as error:
+        print(f"ddpm_edu: {' '.join(str(error).split())}; train takes less with --accumulate", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("ddpm_edu: stopped", file=sys.stderr)
         return 130
@@ -73,22 +77,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_train(args: argparse.Namespace) -> int:
     """Train, with a progress bar; write weights and card; after Ctrl-C save the state and say how to resume."""
-    out = _ending(args.out or Path("runs") / f"{Path(args.data).name}.safetensors", "--out", [".safetensors"])
+    out = _ending(args.out or Path("runs") / f"{Path(args.data).resolve().name}.safetensors", "--out", [".safetensors"])
     checkpoints, device = Checkpoints(out.with_suffix(".checkpoints")), _device(args.device)
 
     if args.resume is None:
+        where = checkpoints.folder
         if checkpoints.paths() and not checkpoints.finished():
-            where = checkpoints.folder
             raise Refused(f"{where} holds an unfinished run: add --resume to go on with it, or delete it to start anew")
+        if checkpoints.paths() and not out.exists():  # written last: the disk was full, or the process killed in between
+            raise Refused(
+                f"{where} holds a run without its {out}: add --resume to write it, or delete the folder to start anew"
+            )
         state = TrainState(_config(args), device)
         if args.start is not None:
             state.begin_with(args.start)
     else:
-        of = checkpoints.folder if args.resume == Path() else args.resume
-        state = TrainState.load(of, device) if of.is_file() else Checkpoints(of).load(device)
+        of = checkpoints.folder if args.resume is True else args.resume
+        elsewhere = (of.parent if of.is_file() else of).resolve() != checkpoints.folder.resolve()
+        if elsewhere and checkpoints.paths() and not checkpoints.finished():
+            raise Refused(f"{checkpoints.folder} holds another unfinished run: name another --out, or delete it")
+        how = {name: getattr(args, name) for name in HOW if getattr(args, name) is not None}
+        state = TrainState.load(of, device, **how) if of.is_file() else Checkpoints(of).load(device, **how)
         _refuse_changes(args, state.config)
     config, device, first = state.config, state.device, processes()[0] == 0
-    images = data.load(config.data, args.data_root, size=config.network.get("size", 64))
+    images = data.load(config.data, args.data_root, size=_image_shape(config)[1])
     want, have = _image_shape(config), tuple(images.shape)
     if have != want:
         raise Refused(f"the images of {config.data} have shape {have}, the network takes {want}")
@@ -118,8 +130,11 @@ def run_train(args: argparse.Namespace) -> int:
     if board is not None:
         board.close()
     if state.step < config.steps:
-        resume = ["train", "--data", config.data, "--out", str(out), "--resume"]
-        resume += ["--data-root", str(args.data_root)] if args.data_root else []
+        resume = ["train", "--data", config.data, "--out", out.as_posix(), "--resume"]
+        for name in ("data_root", "tensorboard", "save_every", "grid_every"):  # what no checkpoint holds
+            if (value := getattr(args, name)) is not None:
+                resume += [_option(name), value.as_posix() if isinstance(value, Path) else str(value)]
+        resume += ["--device", args.device] if args.device != "auto" else []
         if first:
             print(
                 f"stopped at step {state.step} of {config.steps}; the state is saved. To go on:\n"
@@ -197,12 +212,10 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 
 
 def _refuse_changes(args: argparse.Namespace, config: TrainConfig) -> None:
-    for name in ("data", *CHANGEABLE):
+    for name in ("data", *(name for name in CHANGEABLE if name not in HOW)):
         asked = getattr(args, name)
         if asked is not None and asked != getattr(config, name):
-            raise Refused(
-                f"--{name.replace('_', '-')} {asked} contradicts the run to resume, which has {name} = {getattr(config, name)}"
-            )
+            raise Refused(f"{_option(name)} {asked} contradicts the run to resume, which has {name} = {getattr(config, name)}")
     if args.start is not None:
         raise Refused("--start has no meaning with --resume: the checkpoint holds the weights")
     if args.preset is not None:
@@ -343,6 +356,10 @@ def grid(pixels: Tensor, gap: int = 2, least: int = 40) -> Tensor:
     return canvas
 
 
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 # evaluate ---------------------------------------------------------------------------------------------------------
 
 
@@ -350,8 +367,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Draw samples, measure them beside real held-out images, and write the figures into the card."""
     device = _device(args.device)
     path = Path(args.weights or weights.shipped())
-    check_writable(weights.card_path(path))
     network, card = weights.load(path, device)
+    check_writable(weights.card_path(path))
     config = _card_config(card, path)
     figures = _of_digits if config.data == "digits" and not config.network.get("classes") else _of_classes
     card["quality"] = {
@@ -405,7 +422,7 @@ def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfi
     per_step = args.per_step
     bits = sampled_bits(
         diffusion,
-        lambda labels: guided(network, labels),
+        lambda labels: _at_home(network, guided(network, labels)),
         real,
         test.labels,
         per_step,
@@ -416,6 +433,12 @@ def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfi
         progress=True,
     )
     return {"guidance": args.guidance, **report, "bits_per_dim": {"images": len(test), "images_per_step": per_step, **bits}}
+
+
+def _at_home(network: nn.Module, eps_model: EpsModel) -> EpsModel:
+    """`eps_model`, made of `network`, for x_t that lie anywhere: computed where the network is, handed back where x_t is."""
+    home = next(network.parameters()).device
+    return lambda x_t, t: eps_model(x_t.to(home), t.to(home)).to(x_t.device)
 
 
 # judge ------------------------------------------------------------------------------------------------------------
@@ -501,6 +524,8 @@ def _lines(report: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 def _card_config(card: dict[str, Any], path: Any) -> TrainConfig:
     try:
+        if not card["config"]:
+            raise KeyError("its card has no config")
         return TrainConfig(**card["config"])
     except (KeyError, TypeError) as error:
         raise weights.WeightsError(f"{path} does not say how it was trained: {error}") from error
@@ -552,6 +577,7 @@ def _commit() -> str:
     folder = Path(__file__).resolve().parent
     git = lambda *what: subprocess.run(["git", "-C", str(folder), *what], capture_output=True, text=True, check=True)  # noqa: E731
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy lies in somebody else's repository
         return git("rev-parse", "HEAD").stdout.strip() + (" with changes" if git("status", "--porcelain", ".").stdout else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -568,14 +594,15 @@ class _Parser(argparse.ArgumentParser):
         raise Refused(f"{message} (see {self.prog} --help)")
 
 
-def _whole(low: int) -> Callable[[str], int]:
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = low - 1
-        if value < low:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, got {text!r}")
+        if value < low or (high is not None and value > high):
+            allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"must be a whole number {allowed}, got {text!r}")
         return value
 
     return parse
@@ -591,6 +618,9 @@ def _positive(text: str) -> float:
     return value
 
 
+_SEED = _whole(0, 2**63 - 2)  # torch takes seeds of 63 bits, and evaluate takes the next one, too
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m ddpm_edu", description="Train a denoising diffusion model, sample from it, measure it.")
     commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate | judge")
@@ -598,7 +628,8 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         of = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         of.set_defaults(run=run)
-        of.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps …")
+        if run is not run_judge:  # a few minutes on any processor
+            of.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps …")
         return of
 
     of = command("train", run_train)
@@ -607,13 +638,13 @@ def _parser() -> argparse.ArgumentParser:
     of.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: the one named like the data)")
     of.add_argument("--out", type=Path, help="weights to write (default: runs/DATA.safetensors), the card beside them")
     of.add_argument(
-        "--resume", type=Path, nargs="?", const=Path(), help="checkpoint, or folder of them, to go on with (default: --out's)"
+        "--resume", type=Path, nargs="?", const=True, help="checkpoint, or folder of them, to go on with (default: --out's)"
     )
     of.add_argument("--start", type=Path, help="weights to begin with instead of random ones: fine-tuning")
     of.add_argument("--save-every", type=_whole(1), metavar="STEPS", help="steps between checkpoints (default: a tenth of all)")
     of.add_argument("--tensorboard", type=Path, metavar="DIR", help="write scalars of every step and sample grids there")
     of.add_argument("--grid-every", type=_whole(1), metavar="STEPS", help="steps between sample grids (default: --save-every)")
-    of.add_argument("--seed", type=_whole(0))
+    of.add_argument("--seed", type=_SEED)
     of.add_argument("--steps", type=_whole(1))
     of.add_argument("--batch", type=_whole(1))
     of.add_argument("--lr", type=_positive)
@@ -633,14 +664,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     of.add_argument("--weights", type=Path, help="checkpoint (default: the shipped digits)")
     of.add_argument("--steps", type=_whole(1), help="moves of the sampler (default: the checkpoint's)")
-    of.add_argument("--seed", type=_whole(0), default=0)
+    of.add_argument("--seed", type=_SEED, default=0)
     of.add_argument("--class", dest="of_class", type=_whole(0), help="with classes: draw only this one (default: all in turn)")
     of.add_argument("--guidance", type=_positive, default=1.0, help="with classes: scale of the guidance, 1 (default) is none")
 
     of = command("evaluate", run_evaluate)
     of.add_argument("--weights", type=Path, help="checkpoint (default: the shipped digits)")
     of.add_argument("--steps", type=_whole(1), help="moves of the sampler (default: the checkpoint's)")
-    of.add_argument("--seed", type=_whole(0), default=0)
+    of.add_argument("--seed", type=_SEED, default=0)
     of.add_argument("--data-root", type=Path, help="where the image sets lie (default: the variable DDPM_EDU_DATA)")
     of.add_argument("--judge", type=Path, help="with classes: the judge's checkpoint (default: the shipped one for the data)")
     of.add_argument("--guidance", type=_positive, default=2.0, help="with classes: the guided samples' scale (default: 2)")
@@ -652,5 +683,5 @@ def _parser() -> argparse.ArgumentParser:
     of.add_argument("--data-root", type=Path, help="where the image sets lie (default: the variable DDPM_EDU_DATA)")
     of.add_argument("--out", type=Path, help="weights to write (default: runs/DATA_judge.safetensors), the card beside them")
     of.add_argument("--epochs", type=_whole(1), default=3)
-    of.add_argument("--seed", type=_whole(0), default=0)
+    of.add_argument("--seed", type=_SEED, default=0)
     return parser

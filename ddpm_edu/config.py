@@ -13,6 +13,9 @@ from .weights import NETWORKS, build_schedule
 NONE = type(None)
 
 
+HOW = ("precision", "accumulate", "compile", "channels_last")  # fields that may differ between two parts of one run
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides how a run goes. The defaults are the paper's for CIFAR-10 [Ho 2020, Appendix B];
@@ -42,7 +45,7 @@ class TrainConfig:
     # How the same thing is computed: without dropout the numbers differ in their last digits only.
     precision: str = "auto"  # "float32", "bfloat16", "float16" (with a scaled loss), or "auto": what the device is fast at
     accumulate: int = 1  # pieces into which each process cuts its share of the batch, to need less memory
-    compile: bool | None = None  # by torch.compile; None: on CUDA
+    compile: bool | None = None  # by torch.compile; None: on CUDA, where Triton runs
     channels_last: bool | None = None  # images stored pixel by pixel; None: on CUDA
     stored: str = "float32"  # how the finished weights are written; "float16" halves the file
     sample_steps: int | None = None  # moves of the default sampler; None visits all T

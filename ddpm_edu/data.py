@@ -120,10 +120,15 @@ class ImageFiles:
         from PIL import Image
         from torchvision.transforms import functional as tv
 
-        with Image.open(path) as image:
-            image = image.convert("RGB")
-            image = tv.center_crop(image, [self.crop or min(image.size)] * 2)
-            return tv.pil_to_tensor(tv.resize(image, [self.size, self.size], antialias=True))
+        try:
+            with Image.open(path) as opened:
+                deep, image = opened.mode.startswith(("I", "F")), opened.convert("RGB")
+        except (OSError, SyntaxError) as error:  # PIL raises the second for a broken PNG
+            raise OSError(f"{path} cannot be read as an image: {error}") from error
+        if deep:
+            raise ValueError(f"{path} has more than 8 bits a channel, which would turn white: convert it first")
+        image = tv.center_crop(image, [self.crop or min(image.size)] * 2)
+        return tv.pil_to_tensor(tv.resize(image, [self.size, self.size], antialias=True))
 
 
 # Image sets by name -----------------------------------------------------------------------------------------------

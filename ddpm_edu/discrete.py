@@ -226,11 +226,12 @@ class DiscreteDiffusion:
     # Arguments ----------------------------------------------------------------------------------------------------
 
     def _pair(self, t: int | Tensor, s: int | Tensor | None) -> tuple[Tensor, Tensor]:
-        t = as_steps(t, self.T)
-        s = t - 1 if s is None else as_steps(s, self.T, name="s", low=0)
-        if bool((s >= t).any()):
-            raise ValueError(f"s must be smaller than t; got s = {s.tolist()}, t = {t.tolist()}")
-        return t, s.expand(t.shape)
+        later = as_steps(t, self.T)
+        earlier = later - 1 if s is None else as_steps(s, self.T, name="s", low=0)
+        if bool((earlier >= later).any()):
+            raise ValueError(f"s must be smaller than t; got s = {earlier.tolist()}, t = {later.tolist()}")
+        later, earlier = torch.broadcast_tensors(later, earlier)
+        return later, earlier
 
     def _data(self, x_0: Tensor) -> Tensor:
         return _categories(x_0, self.letters, "x_0")

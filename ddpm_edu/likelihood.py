@@ -176,7 +176,7 @@ def sampled_bits(
     means[T] = bits_per_dim(L_T(diffusion, x_0), dims).mean()
     for t in _bar(range(1, T + 1), progress):
         n = min(len(x_0), per_step * (10 if t == 1 else 1))
-        some = torch.randperm(len(x_0), generator=generator)[:n]
+        some = torch.randperm(len(x_0), generator=generator, device=generator.device if generator else "cpu")[:n].cpu()
         model = eps_model_of(labels[some])
         bound = variational_bound(diffusion, model, x_0[some], sigma2, levels, generator, n, [t], clip=clip)
         term = bits_per_dim(bound.terms[:, t - 1], dims)

@@ -105,8 +105,8 @@ def ddim(
         x_t = x_T
         for t, s in pairwise(visited):
             _, x_0_hat = diffusion.p_mean_variance(eps_model, x_t, t, s, clip=clip)
-            yield Step(t, x_t, x_0_hat)
             p = diffusion.q_ddim(x_0_hat, x_t, t, s, eta)
+            yield Step(t, x_t, x_0_hat)
             x_t = p.sample(generator) if eta > 0 and s > 0 else p.mean
         yield Step(0, x_t, x_t)
 
@@ -294,8 +294,9 @@ def reverse_sde(
         x = x_1
         for t, s in pairwise(times):
             slope = sde.predict(score, x, t)
+            moved = x - (t - s) * sde.reverse_drift(x, slope, t, eta)
             yield Step(t, x, sde.x0_from_score(x, slope, t))
-            x = x - (t - s) * sde.reverse_drift(x, slope, t, eta)
+            x = moved
             if eta > 0:
                 z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
                 x = x + eta * math.sqrt(float(sde.beta(t)) * (t - s)) * z
@@ -321,10 +322,11 @@ def probability_flow(sde: VPSDE, score: Score, x: Tensor, steps: int | Sequence[
         x_t = x
         for t, s in pairwise(times):
             slope = sde.predict(score, x_t, t)
-            yield Step(t, x_t, sde.x0_from_score(x_t, slope, t))
             flow = sde.reverse_drift(x_t, slope, t, eta=0)
             guess = x_t + (s - t) * flow
-            x_t = x_t + (s - t) * 0.5 * (flow + sde.reverse_drift(guess, sde.predict(score, guess, s), s, eta=0))
+            moved = x_t + (s - t) * 0.5 * (flow + sde.reverse_drift(guess, sde.predict(score, guess, s), s, eta=0))
+            yield Step(t, x_t, sde.x0_from_score(x_t, slope, t))
+            x_t = moved
         yield _end(sde, score, x_t, times[-1])
 
     return walk()

@@ -40,6 +40,10 @@ class NoiseSchedule:
                 "alpha_bars and betas must both have shape (T + 1,) and start with 1 and 0, as `from_betas` makes them; "
                 f"got shapes {tuple(alpha_bars.shape)} and {tuple(betas.shape)}"
             )
+        if alpha_bars.dtype != torch.float64 or betas.dtype != torch.float64:
+            raise TypeError(f"alpha_bars and betas must be float64, got {alpha_bars.dtype} and {betas.dtype}")
+        if not bool((alpha_bars[1:] < alpha_bars[:-1]).all()):  # NaN is refused, too
+            raise ValueError("alpha_bars must fall at every step; a beta below 1e-16 is lost when 1 - beta is rounded")
         beta_tildes = torch.zeros_like(betas)
         beta_tildes[1:] = (1 - alpha_bars[:-1]) / (1 - alpha_bars[1:]) * betas[1:]
         object.__setattr__(self, "alphas", 1 - betas)

@@ -100,7 +100,7 @@ class LearnedLogSNR(nn.Module):
         self.c = nn.Parameter((torch.arange(k, dtype=torch.float64) + 0.5) / k)
 
     def forward(self, t: Tensor) -> Tensor:
-        ends = self._rise(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        ends = self._rise(torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.c.device))
         return self.low + self.span.exp() * (ends[1] - self._rise(_times(t))) / (ends[1] - ends[0])
 
     def _rise(self, t: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ Sampler = Callable[..., Iterator[Step]]
 
 
 def average_filter(factor: int) -> Filter:
-    """φ: every factor x factor block of an image (..., H, W) becomes its mean. An orthogonal projection: φ² = φ, φᵀ = φ.
+    """φ: every factor x factor block of images (B, C, H, W) becomes its mean. An orthogonal projection: φ² = φ, φᵀ = φ.
 
     φ raises ValueError for an image whose height or width is not a multiple of `factor`.
     """
@@ -63,7 +63,7 @@ def mask_filter(mask: Tensor) -> Filter:
 
 
 def _pooled(x: Tensor, factor: int) -> Tensor:
-    """The block means (..., H / factor, W / factor)."""
+    """The block means (B, C, H / factor, W / factor)."""
     if real(x, "x").ndim != 4 or x.shape[-1] % factor or x.shape[-2] % factor:
         raise ValueError(f"factor = {factor} must divide height and width of images (B, C, H, W); got shape {tuple(x.shape)}")
     return F.avg_pool2d(x, factor)
@@ -103,7 +103,8 @@ def steered(
 
     `repeats` = U > 1 does each step down U times, noising x_s up to x_t again in between by q(x_t | x_s) [Lugmayr 2022,
     Alg. 1]; not the last step, to 0, which leaves nothing to mix. `sampler` is `ancestral`, `ddim`, or any with their
-    arguments, and gets `options`; U · (moves - 1) + 1 calls of the network. Yields a Step at every visit, then x_0.
+    arguments, and gets `options`; U · (moves - 1) + 1 calls of the network, more if it has learned its variance. Yields a
+    Step at every visit, then x_0.
     """
     visited = diffusion.schedule.steps(steps)
     start(x_T, "x_T", eps_model=eps_model, steer=steer)
@@ -111,7 +112,7 @@ def steered(
 
     def move(x_t: Tensor, t: int, s: int) -> Iterator[Step]:
         # A sampler looks ahead at s when it arrives there. What it sees is thrown away, so the network is not asked.
-        only_at_t = lambda x, k: eps_model(x, k) if int(k[0]) == t else torch.zeros_like(x)  # noqa: E731
+        only_at_t = lambda x, k: torch.zeros_like(x) if len(k) and int(k[0]) != t else eps_model(x, k)  # noqa: E731
         return sampler(diffusion, only_at_t, x_t, [t, s, 0][: 2 + (s > 0)], generator=generator, **options)
 
     @torch.no_grad()
@@ -142,6 +143,7 @@ def ilvr(
     y and x_T are images (B, C, H, W), or y one image for all. `options` as in `steered`: steps, clip, sigma2, repeats, …
     """
     _broadcasts(real(y, "y"), "y", real(x_T, "x_T").shape)
+    y = y.expand_as(x_T)
     return steered(diffusion, eps_model, x_T, replacing(diffusion, y, phi, generator), generator=generator, **options)
 
 

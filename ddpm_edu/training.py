@@ -22,6 +22,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -32,8 +33,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from ._args import NotFinite, as_steps, count, device_of, instance, number, real
-from .config import PRESETS, TrainConfig  # noqa: F401
+from ._args import NotFinite, as_steps, count, device_of, floating, instance, number, real
+from .config import HOW, PRESETS, TrainConfig  # noqa: F401
 from .diffusion import EpsModel, GaussianDiffusion, LearnedVariance
 from .weights import WeightsError, build_network, load_into, path_of, read_card, read_tensors, write_tensors
 
@@ -63,6 +64,11 @@ def fast_precision(device: torch.device) -> str:
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # not in every version of torch
     return "bfloat16" if device.type == "cpu" and amx() else "float32"
+
+
+def _can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs for a GPU: Triton (not on Windows), and a card since Volta."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0) and find_spec("triton") is not None
 
 
 def ema_decay(config: TrainConfig, n: int) -> float:
@@ -143,7 +149,7 @@ class TrainState:
         self.config = config = dataclasses.replace(
             config,
             precision=fast_precision(self.device) if config.precision == "auto" else config.precision,
-            compile=on_cuda if config.compile is None else config.compile,
+            compile=_can_compile(self.device) if config.compile is None else config.compile,
             channels_last=on_cuda if config.channels_last is None else config.channels_last,
         )
         self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0  # time as the clock and as the processors count it
@@ -216,7 +222,7 @@ class TrainState:
         t = 1 + torch.arange(len(indices)) * diffusion.T // len(indices)
         total = 0.0
         for k in torch.arange(len(indices)).split(64):
-            x_0 = data[indices[k]].to(self.device)
+            x_0 = _images(data, indices[k], network)
             y = data.labels[indices[k]].to(self.device) if config.network.get("classes", 0) else None  # type: ignore[attr-defined]
             model = network if y is None else lambda x_t, t: network(x_t, t, y)  # noqa: B023
             eps = torch.randn(x_0.shape, generator=g).to(x_0)
@@ -252,22 +258,28 @@ class TrainState:
         write_tensors(path, {name: x.detach().to("cpu") for name, x in tensors.items()}, header)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> TrainState:
-        """The state that `save` wrote. Raises FileNotFoundError, or WeightsError that says what is wrong with the file."""
+    def load(cls, path: str | Path, device: str | torch.device = "cpu", **how: Any) -> TrainState:
+        """The state that `save` wrote. Raises FileNotFoundError, or WeightsError that says what is wrong with the file.
+
+        `how` changes fields of its configuration that say how to compute, not what (`config.HOW`): a run may go on where
+        the machine has other strengths. Its steps are then no longer the same to the bit.
+        """
+        if set(how) - set(HOW):
+            raise TypeError(f"a run goes on with its own {sorted(set(how) - set(HOW))}; only {', '.join(HOW)} may change")
         tensors, header = read_tensors(path)
         if header.get("format") != "ddpm_edu checkpoint":
             raise WeightsError(f"{path} is not a training checkpoint to resume from (format {header.get('format')!r})")
         try:
             numbers = json.loads(header["state"])
-            state = cls(TrainConfig(**numbers["config"]), device)
+            state = cls(TrainConfig(**{**numbers["config"], **how}), device)
             state.step, state._recent = numbers["step"], numbers["recent"]
             state.seconds, state.cpu_seconds = numbers["seconds"], numbers["cpu_seconds"]
             state.loss_curve = [(step, loss) for step, loss in numbers["loss_curve"]]
             state.fixed_curve = [(step, loss) for step, loss in numbers.get("fixed_curve", [])]
             state.history, state.data_sha256 = numbers.get("history", []), numbers.get("data_sha256")
-            if state.scaler.is_enabled():
+            if state.scaler.is_enabled() and numbers["scaler"]:  # a run that began in another precision has none
                 state.scaler.load_state_dict(numbers["scaler"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} is a training checkpoint with a damaged or foreign header: {error}") from error
         part = lambda start: {k.removeprefix(start): x for k, x in tensors.items() if k.startswith(start)}  # noqa: E731
         load_into(state.network, part("network."), path)
@@ -339,13 +351,16 @@ class Checkpoints:
         numbers = json.loads(read_tensors(self.paths()[-1])[1].get("state", "{}"))
         return numbers.get("step", 0) >= numbers.get("config", {}).get("steps", math.inf)
 
-    def load(self, device: str | torch.device = "cpu") -> TrainState:
-        """The newest state. A damaged file is never passed over in silence: the error names it and the one before it."""
+    def load(self, device: str | torch.device = "cpu", **how: Any) -> TrainState:
+        """The newest state; `how` as in `TrainState.load`.
+
+        A damaged file is never passed over in silence: the error names it and the one before it.
+        """
         if not self.paths():
             raise FileNotFoundError(f"no checkpoint in {self.folder}: looked for {self.folder / 'step-*.safetensors'}")
         *older, newest = self.paths()
         try:
-            return TrainState.load(newest, device)
+            return TrainState.load(newest, device, **how)
         except WeightsError as error:
             hint = f"the one before it is {older[-1]}: name that to go on from there" if older else "there is no older one"
             raise WeightsError(f"{error}; {hint}") from error
@@ -389,7 +404,7 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
             f"a batch of {min(config.batch, len(data))} cannot be cut into accumulate · processes = "
             f"{config.accumulate} · {world} pieces"
         )
-    shape = data[torch.zeros(1, dtype=torch.int64)].shape[1:]
+    shape = _images(data, torch.zeros(1, dtype=torch.int64), network).shape[1:]
     if config.flip and len(shape) != 3:
         raise ValueError("flip = True mirrors images, and the data are not images (B, C, H, W)")
     classes, levels = config.network.get("classes", 0), getattr(data, "levels", None)
@@ -399,7 +414,7 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
     compiled = torch.compile(on_all) if config.compile else on_all
 
     def images(chosen: Tensor, mirrored: Tensor) -> Tensor:
-        x_0 = data[chosen].to(device)
+        x_0 = _images(data, chosen, network)
         if config.flip:
             x_0 = torch.where(mirrored.to(device)[:, None, None, None], x_0.flip(-1), x_0)
         if config.channels_last and x_0.ndim == 4:
@@ -486,6 +501,12 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=precision != "float32")
 
 
+def _images(data: Data, indices: Tensor, network: nn.Module) -> Tensor:
+    """x_0 at these indices, where the network is and in its dtype; whole numbers are refused, not scaled."""
+    like = next(network.parameters())
+    return floating(data[indices], "data").to(like.device, like.dtype)
+
+
 def _batch(config: TrainConfig, n: int, step: int) -> Tensor:
     """Indices of the images of a step: every epoch a new order, cut into batches, the odd rest left out."""
     size = min(config.batch, n)
@@ -555,7 +576,7 @@ def _generator(*what: int | str, device: str | torch.device = "cpu") -> torch.Ge
 
 @contextmanager
 def _seeded(device: torch.device, *what: int | str) -> Iterator[None]:
-    """Seed torch's global generators, which dropout and initialisation draw from; afterwards they are as before."""
+    """Seed torch's global generators, which dropout and initialisation draw from; afterwards `device`'s are as before."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(_seed(*what))
         yield

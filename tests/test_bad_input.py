@@ -205,7 +205,7 @@ train --data digits --steps nan  ->  argument --steps: must be a whole number of
 train --data digits --batch 2.5  ->  argument --batch: must be a whole number of at least 1, got '2.5'
 train --data digits --lr nan  ->  argument --lr: must be a number above 0, got 'nan'
 train --data digits --lr inf  ->  argument --lr: must be a number above 0, got 'inf'
-train --data digits --seed -1  ->  argument --seed: must be a whole number of at least 0, got '-1'
+train --data digits --seed -1  ->  argument --seed: must be a whole number from 0 to 9223372036854775806, got '-1'
 train --data digits --save-every 0  ->  argument --save-every: must be a whole number of at least 1, got '0'
 train --data digits --accumulate 0  ->  argument --accumulate: must be a whole number of at least 1, got '0'
 train --data digits --loss l1  ->  argument --loss: invalid choice: 'l1'
@@ -218,7 +218,9 @@ train --data  ->  argument --data: expected one argument
 train --data digits extra  ->  unrecognized arguments: extra
 sample --n -1  ->  argument --n: must be a whole number of at least 1, got '-1'
 sample --n 1e3  ->  argument --n: must be a whole number of at least 1, got '1e3'
-sample --seed x  ->  argument --seed: must be a whole number of at least 0, got 'x'
+sample --seed 18446744073709551615  ->  argument --seed: must be a whole number from 0 to 9223372036854775806
+judge --data digits --device cuda  ->  unrecognized arguments: --device cuda
+sample --seed x  ->  argument --seed: must be a whole number from 0 to 9223372036854775806, got 'x'
 sample --class -1  ->  argument --class: must be a whole number of at least 0, got '-1'
 sample --guidance nan  ->  argument --guidance: must be a number above 0, got 'nan'
 sample --device meta  ->  --device meta must be cpu, cuda or mps
@@ -230,7 +232,7 @@ evaluate --guided 0  ->  argument --guided: must be a whole number of at least 1
 evaluate --device toaster  ->  --device toaster is not a device
 judge --data unicorns  ->  data = 'unicorns' is neither one of digits
 judge --data digits --epochs 0  ->  argument --epochs: must be a whole number of at least 1, got '0'
-judge --data digits --seed 0.5  ->  argument --seed: must be a whole number of at least 0, got '0.5'
+judge --data digits --seed 0.5  ->  argument --seed: must be a whole number from 0 to 9223372036854775806, got '0.5'
 judge --data mnist  ->  give its folder with --data-root or set DDPM_EDU_DATA
 judge --data digits --out judge.json  ->  --out judge.json must end in .safetensors
 """

@@ -85,7 +85,111 @@ def test_how_is_a_choice_of_the_command(capsys):
     config = json.loads(Path("runs/digits.json").read_text())["config"]
     assert [config[name] for name in ("precision", "accumulate", "channels_last", "compile")] == ["float32", 3, True, False]
     capsys.readouterr()
-    assert "--accumulate 2 contradicts" in refused(capsys, "train", "--data", "digits", "--resume", "--accumulate", "2")
+    assert "--batch 2 contradicts" in refused(capsys, "train", "--data", "digits", "--resume", "--batch", "2")
+
+
+def test_a_run_goes_on_where_the_machine_has_other_strengths(capsys):
+    """The first machine was fast in bfloat16; what is computed stays, how it is computed changes, in every direction."""
+    for name, first, then in (
+        ("a", "bfloat16", "float16"),
+        ("b", "float16", "float32"),
+        ("c", "float32", "auto"),
+    ):
+        state = training.TrainState(dataclasses.replace(TINY, precision=first))
+        list(training.train(state, data.digits(), until=3))
+        training.Checkpoints(f"{name}.checkpoints").save(state, data.digits())
+        how = ["--precision", then, "--accumulate", "2", "--channels-last"]
+        assert cli.main(["train", "--data", "digits", "--out", f"{name}.safetensors", "--resume", *how]) == 0
+        config = json.loads(Path(f"{name}.json").read_text())["config"]
+        assert config["precision"] == (training.fast_precision(torch.device("cpu")) if then == "auto" else then)
+        assert [config[key] for key in ("accumulate", "channels_last", "batch", "lr")] == [2, True, TINY.batch, TINY.lr]
+    with pytest.raises(TypeError, match="a run goes on with its own"):
+        training.TrainState.load("a.checkpoints/step-00000006.safetensors", lr=1.0)
+
+
+def test_no_other_run_s_work_is_overwritten(capsys, trained):
+    capsys.readouterr()
+    state = training.TrainState(TINY)
+    list(training.train(state, data.digits(), until=2))
+    other = training.Checkpoints("other.checkpoints")
+    other.save(state, data.digits())
+    line = ["train", "--data", "digits", "--resume", "net.checkpoints", "--out", "other.safetensors"]
+    assert "other.checkpoints holds another unfinished run" in refused(capsys, *line)
+    assert [path.name for path in other.paths()] == ["step-00000002.safetensors"]
+    trained.unlink()  # as after a disk that was full at the very end
+    again = ["train", "--data", "digits", "--out", "net.safetensors"]
+    assert "add --resume to write it" in refused(capsys, *again)
+    assert cli.main([*again, "--resume"]) == 0 and trained.exists()
+
+
+def test_resume_takes_a_folder_by_its_name_dot_too(trained, monkeypatch):
+    monkeypatch.chdir(trained.parent / "net.checkpoints")
+    assert cli.main(["train", "--data", "digits", "--out", "../copy.safetensors", "--resume", "."]) == 0
+    one, other = (weights.read_tensors(trained.parent / name)[0] for name in ("net.safetensors", "copy.safetensors"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_folder_s_images_have_the_size_of_the_preset(tmp_path, monkeypatch):
+    """A preset that names no size means the network's own default."""
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    for k in range(8):
+        Image.new("RGB", (40, 50), (30 * k, 0, 90)).save(tmp_path / "pictures" / f"{k}.png")
+    network = {"kind": "UNet", "base": 8, "multipliers": [1, 2], "blocks": 1, "attention": []}
+    monkeypatch.setitem(PRESETS, "cifar10", dataclasses.replace(TINY, data="cifar10", network=network, steps=1, T=4))
+    assert cli.main(["train", "--data", "pictures", "--preset", "cifar10"]) == 0
+    assert weights.load("runs/pictures.safetensors")[0].config["channels"] == 3
+
+
+def test_out_of_memory_is_one_line(trained, monkeypatch, capsys):
+    capsys.readouterr()
+    def full(*rest, **named):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(cli, "draw", full)
+    assert "CUDA out of memory. Tried to allocate 2 GiB" in refused(capsys, "sample", "--weights", "net.safetensors")
+
+
+def test_a_card_without_a_config_is_told(capsys, trained):
+    capsys.readouterr()
+    network, _ = weights.load(trained)
+    weights.save("bare.safetensors", network, {"seed": 1})
+    assert "its card has no config" in refused(capsys, "sample", "--weights", "bare.safetensors")
+
+
+def test_evaluate_asks_the_network_where_it_is():
+    """The images stay on the CPU, whatever the device: a stand-in on torch's device without memory."""
+    seen = []
+
+    class Elsewhere(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
+
+        def forward(self, x_t, t):
+            seen.append((x_t.device.type, t.device.type))
+            return torch.ones(x_t.shape)
+
+    network = Elsewhere()
+    assert cli._at_home(network, network)(torch.zeros(2, 3), torch.ones(2)).device.type == "cpu"
+    assert seen == [("meta", "meta")]
+
+
+def test_the_commit_is_the_package_s_own(tmp_path, monkeypatch):
+    """An installed copy, ignored in somebody else's repository, has no commit of its own."""
+    git = lambda *what: subprocess.run(["git", "-C", str(tmp_path), *what], check=True, capture_output=True)  # noqa: E731
+    git("init", "-q")
+    (tmp_path / ".gitignore").write_text("lib/\n")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "theirs")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "cli.py").touch()
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "lib" / "cli.py"))
+    assert cli._commit() == "unknown"
+    git("add", "-f", "lib/cli.py")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "ours")
+    assert len(cli._commit()) == 40
 
 
 def test_a_variance_is_learned_drawn_from_and_refused_guidance(capsys, monkeypatch):

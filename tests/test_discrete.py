@@ -181,6 +181,8 @@ def test_steps_of_each_entry_and_strides():
         alone = x_t[k : k + 1], int(t[k]), int(s[k])
         assert torch.allclose(both[k], diffusion.p_step(model, *alone)[0][0])
         assert torch.allclose(posterior[k], diffusion.q_posterior(x_0[k : k + 1], *alone)[0])
+    from_one = diffusion.q_posterior(x_0, x_t, 3, s), diffusion.q_posterior(x_0, x_t, torch.tensor([3, 3]), s)
+    assert torch.equal(*from_one)  # one t, an s for each entry
     visited = list(diffusion.ancestral(model, (4, 2), steps=[3, 1, 0], generator=rng()))
     assert [step.t for step in visited] == [3, 1, 0] and visited[0].x_0_hat.shape == (4, 2, 3)
     mask = CHAINS["mask"]

@@ -691,3 +691,25 @@ def test_noise_is_drawn_in_the_precision_of_the_state():
     sde = VPSDE()
     *_, last = reverse_sde(sde, lambda x, t: 0 * x, x, steps=[1.0, 0.5], generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(last.x_t, math.sqrt(float(sde.beta(1.0)) * 0.5) * z, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["ancestral", "ddim", "reverse_sde", "probability_flow"])
+def test_what_is_done_to_a_yielded_estimate_does_not_reach_the_sampler(name):
+    """Clamp x̂_0 and x_t in place while looking at them: the next state was decided before."""
+    x, g = torch.randn(4, 2, generator=torch.Generator().manual_seed(1)), torch.Generator()
+
+    def walk():
+        g.manual_seed(2)
+        if name in ("ancestral", "ddim"):
+            own = {"eta": 0.5} if name == "ddim" else {}
+            of = ddim if name == "ddim" else ancestral
+            return of(DIFFUSION, lambda x_t, t: 0.3 * x_t, x.clone(), 5, generator=g, **own)
+        if name == "reverse_sde":
+            return reverse_sde(VPSDE(), lambda x_t, t: -0.5 * x_t, x.clone(), 5, generator=g)
+        return probability_flow(VPSDE(), lambda x_t, t: -0.5 * x_t, x.clone(), 5)
+
+    *_, left = walk()
+    for step in walk():
+        kept = step.x_t.clone()
+        step.x_0_hat.clamp_(-0.1, 0.1), step.x_t.clamp_(-0.1, 0.1)
+    assert torch.equal(kept, left.x_t)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpm_edu import data, weights
+from ddpm_edu import data, training, weights
 from ddpm_edu.training import (
     PRESETS,
     Checkpoints,
@@ -466,6 +466,23 @@ def test_autocast_trains_like_float32(images, precision):
     exact = [m.loss for m in train(TrainState(config), images)]
     rough = [m.loss for m in train(TrainState(dataclasses.replace(config, precision=precision)), images)]
     assert exact != rough and rough == pytest.approx(exact, rel=0.05)
+
+
+def test_auto_compiles_only_where_triton_runs(monkeypatch):
+    for capability, triton, want in (((7, 0), True, True), ((6, 1), True, False), ((8, 0), False, False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        monkeypatch.setattr(training, "find_spec", lambda name, there=triton: object() if there else None)
+        assert training._can_compile(torch.device("cuda")) is want
+    assert not training._can_compile(torch.device("cpu"))
+
+
+def test_data_of_another_dtype_train_the_same_network():
+    points = data.toy("two_moons", 64)
+    of = {}
+    for dtype in (torch.float32, torch.float64):
+        state = TrainState(POINTS)
+        of[dtype] = [m.loss for m in train(state, points.to(dtype), until=3)], state.fixed_loss(points.to(dtype))
+    assert of[torch.float32] == of[torch.float64]
 
 
 def test_auto_precision_is_what_the_device_is_fast_at(monkeypatch):
