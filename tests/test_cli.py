@@ -96,8 +96,8 @@ def test_a_run_goes_on_where_the_machine_has_other_strengths(capsys):
         ("c", "float32", "auto"),
     ):
         state = training.TrainState(dataclasses.replace(TINY, precision=first))
-        list(training.train(state, data.digits(), until=3))
-        training.Checkpoints(f"{name}.checkpoints").save(state, data.digits())
+        list(training.train(state, data.load("digits"), until=3))
+        training.Checkpoints(f"{name}.checkpoints").save(state, data.load("digits"))
         how = ["--precision", then, "--accumulate", "2", "--channels-last"]
         assert cli.main(["train", "--data", "digits", "--out", f"{name}.safetensors", "--resume", *how]) == 0
         config = json.loads(Path(f"{name}.json").read_text())["config"]
@@ -110,9 +110,9 @@ def test_a_run_goes_on_where_the_machine_has_other_strengths(capsys):
 def test_no_other_run_s_work_is_overwritten(capsys, trained):
     capsys.readouterr()
     state = training.TrainState(TINY)
-    list(training.train(state, data.digits(), until=2))
+    list(training.train(state, data.load("digits"), until=2))
     other = training.Checkpoints("other.checkpoints")
-    other.save(state, data.digits())
+    other.save(state, data.load("digits"))
     line = ["train", "--data", "digits", "--resume", "net.checkpoints", "--out", "other.safetensors"]
     assert "other.checkpoints holds another unfinished run" in refused(capsys, *line)
     assert [path.name for path in other.paths()] == ["step-00000002.safetensors"]
