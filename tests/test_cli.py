@@ -144,6 +144,7 @@ def test_a_folder_s_images_have_the_size_of_the_preset(tmp_path, monkeypatch):
 
 def test_out_of_memory_is_one_line(trained, monkeypatch, capsys):
     capsys.readouterr()
+
     def full(*rest, **named):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
 
