@@ -281,3 +281,19 @@ def test_the_last_step_alone_can_underflow():
     assert float(NoiseSchedule.from_betas([almost] * 20).alpha_bars[-1]) == 2.0**-1060
     with pytest.raises(ValueError, match="underflows to 0 after T = 21 steps"):
         NoiseSchedule.from_betas([almost] * 21)
+
+
+@pytest.mark.parametrize(
+    "alpha_bars, betas, error",
+    [
+        ([1.0, 0.9, 0.95], [0.0, 0.1, 0.1], ValueError),  # rises
+        ([1.0, 0.9, 0.9], [0.0, 0.1, 0.1], ValueError),  # stands still
+        ([1.0, 0.9, math.nan], [0.0, 0.1, 0.1], ValueError),
+        (torch.tensor([1.0, 0.9]), [0.0, 0.1], TypeError),
+        ([1.0, 0.9], torch.tensor([0.0, 0.1]), TypeError),
+    ],
+)
+def test_tables_that_are_no_schedule_are_refused(alpha_bars, betas, error):
+    table = lambda x: x if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=torch.float64)  # noqa: E731
+    with pytest.raises(error, match="must fall at every step" if error is ValueError else "must be float64"):
+        NoiseSchedule(table(alpha_bars), table(betas))
