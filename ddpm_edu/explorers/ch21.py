@@ -95,7 +95,7 @@ def guidance_explorer(steps: int = 20) -> Explorer:
         )
         readout = [("scale γ", f"{scale:g}")]
         readout += [
-            (f"{what}, {who}", sig(of(p)))
+            (f"{what}, {who}", sig(round(float(of(p)), 9) + 0.0))  # the mean at scale 0 is 0, not rounding
             for what, of in (("mean", lambda p: integrate(p * u, u)), ("inner share", inner))
             for who, p in (("tilted", tilt), ("sampled", law))
         ]
