@@ -42,8 +42,6 @@ class NoiseSchedule:
             )
         if alpha_bars.dtype != torch.float64 or betas.dtype != torch.float64:
             raise TypeError(f"alpha_bars and betas must be float64, got {alpha_bars.dtype} and {betas.dtype}")
-        if not bool((alpha_bars[1:] < alpha_bars[:-1]).all()):  # NaN is refused, too
-            raise ValueError("alpha_bars must fall at every step; a beta below 1e-16 is lost when 1 - beta is rounded")
         beta_tildes = torch.zeros_like(betas)
         beta_tildes[1:] = (1 - alpha_bars[:-1]) / (1 - alpha_bars[1:]) * betas[1:]
         object.__setattr__(self, "alphas", 1 - betas)
@@ -80,6 +78,8 @@ class NoiseSchedule:
         if len(steps) and steps[0] == 0:
             steps = steps[1:]
         _inside_0_1(steps, "betas", first=1)
+        if bool((1 - steps == 1).any()):
+            raise ValueError(f"betas has {float(steps.min()):.3g}: below 1e-16 it is lost when 1 - beta is rounded")
         betas = torch.cat([torch.zeros(1, dtype=torch.float64), steps])
         alpha_bars = torch.cumprod(1 - betas, 0)
         if alpha_bars[-1] == 0:
