@@ -72,7 +72,7 @@ class NoiseSchedule:
         """The schedule with the given step variances β_1..β_T, each in (0, 1).
 
         A leading 0 (the stored β_0 of a full table) is accepted, so `from_betas(schedule.betas)` is the same schedule.
-        Raises ValueError when a β lies outside (0, 1) or when ᾱ_T underflows to 0.
+        Raises ValueError when a β lies outside (0, 1), when 1 - β rounds to 1, or when ᾱ_T underflows to 0.
         """
         steps = _table(betas, "betas")
         if len(steps) and steps[0] == 0:
