@@ -255,7 +255,7 @@ def run_sample(args: argparse.Namespace) -> int:
     if args.guidance != 1 and y is None:
         raise Refused(f"--guidance {args.guidance} needs a network with classes; this one has none")
     check_writable(out, args.n * math.prod(_image_shape(config)))
-    x = draw(network, config, args.n, args.steps, args.seed, show=True, y=y, scale=args.guidance)
+    x = draw(network, config, args.n, _moves(args, config), args.seed, show=True, y=y, scale=args.guidance)
     pixels = data.to_bytes(x, data.levels_of(config.data))
     write_images(out, pixels)
     print(f"{out}: {args.n} samples in {time.perf_counter() - started:.1f} s")
@@ -273,11 +273,16 @@ def _classes(config: TrainConfig, n: int, of_class: int | None = None) -> Tensor
     return torch.arange(n) % classes if of_class is None else torch.full((n,), of_class)
 
 
+def _moves(args: argparse.Namespace, config: TrainConfig) -> list[int]:
+    """The steps to visit, as --steps and --spacing say, or else the configuration."""
+    return config.diffusion().schedule.steps(args.steps or config.sample_steps, args.spacing)
+
+
 def draw(
     network: nn.Module,
     config: TrainConfig,
     n: int,
-    steps: int | None = None,
+    steps: int | Sequence[int] | None = None,
     seed: int = 0,
     show: bool = False,
     y: Tensor | None = None,
@@ -285,7 +290,8 @@ def draw(
 ) -> Tensor:
     """n images in [-1, 1] by ancestral sampling as the paper does it: x̂_0 clipped to [-1, 1] at every step.
 
-    `steps` moves (default: the configuration's); `y` (n,) names a class for each image, `scale` guides as in `guided`.
+    `steps` as in `NoiseSchedule.steps` (default: the configuration's number of moves); `y` (n,) names a class for each
+    image, `scale` guides as in `guided`.
     The same seed gives the same images on the same device. A network trained in 16 bits runs in what this device is fast
     at: a processor without matrix products in 16 bits imitates them, and needs more than ten times as long as in float32.
     The reverse variance is the network's own where it has learned one, and β̃ otherwise.
@@ -371,11 +377,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
     check_writable(weights.card_path(path))
     config = _card_config(card, path)
     figures = _of_digits if config.data == "digits" and not config.network.get("classes") else _of_classes
+    moves = _moves(args, config)
     card["quality"] = {
         "command": args.command_line,
-        "steps": args.steps or config.sample_steps or config.T,
+        "steps": len(moves) - 1,
+        "spacing": args.spacing,
         "seed": args.seed,
-        **_rounded(figures(args, network, config)),
+        **_rounded(figures(args, network, config, moves)),
     }
     for line in _lines(card["quality"]):
         print(line)
@@ -383,16 +391,16 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _of_digits(args: argparse.Namespace, network: nn.Module, config: TrainConfig) -> dict[str, Any]:
+def _of_digits(args: argparse.Namespace, network: nn.Module, config: TrainConfig, moves: list[int]) -> dict[str, Any]:
     from .metrics import quality
 
     images, split = data.digits(), data.digits_split()
-    x = draw(network, config, len(split["A"]), args.steps, args.seed, show=True)
+    x = draw(network, config, len(split["A"]), moves, args.seed, show=True)
     x = data.to_unit(data.to_pixels(x, images.levels), images.levels)
     return quality(x, images[:], images.labels, split)
 
 
-def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfig) -> dict[str, Any]:
+def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfig, moves: list[int]) -> dict[str, Any]:
     from .likelihood import sampled_bits
     from .metrics import Judge, class_quality
 
@@ -415,8 +423,8 @@ def _of_classes(args: argparse.Namespace, network: nn.Module, config: TrainConfi
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(args.seed))
     y, guided_y = (test.labels[order[:n]] for n in (half, args.guided or half))
     pixels = lambda x: data.to_unit(data.to_pixels(x, test.levels), test.levels)  # noqa: E731
-    x = pixels(draw(network, config, half, args.steps, args.seed, show=True, y=y))
-    guided_x = pixels(draw(network, config, len(guided_y), args.steps, args.seed + 1, True, guided_y, args.guidance))
+    x = pixels(draw(network, config, half, moves, args.seed, show=True, y=y))
+    guided_x = pixels(draw(network, config, len(guided_y), moves, args.seed + 1, True, guided_y, args.guidance))
     report = class_quality(judge, x, y, guided_x, guided_y, real, test.labels)
     diffusion, generator = config.diffusion(), torch.Generator().manual_seed(args.seed)
     per_step = args.per_step
@@ -608,16 +616,22 @@ def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
     return parse
 
 
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value
+def _number(allowed: str, inside: Callable[[float], bool]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and inside(value)):
+            raise argparse.ArgumentTypeError(f"must be a number {allowed}, got {text!r}")
+        return value
+
+    return parse
 
 
+_positive = _number("above 0", lambda value: value > 0)
+_at_least_1 = _number("of at least 1", lambda value: value >= 1)
+_SPACING = "above 1: the moves lie closer together at small t, t_k = T (k/steps)^POWER (default: 1, even)"
 _SEED = _whole(0, 2**63 - 2)  # torch takes seeds of 63 bits, and evaluate takes the next one, too
 
 
@@ -664,6 +678,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     of.add_argument("--weights", type=Path, help="checkpoint (default: the shipped digits)")
     of.add_argument("--steps", type=_whole(1), help="moves of the sampler (default: the checkpoint's)")
+    of.add_argument("--spacing", type=_at_least_1, default=1.0, metavar="POWER", help=_SPACING)
     of.add_argument("--seed", type=_SEED, default=0)
     of.add_argument("--class", dest="of_class", type=_whole(0), help="with classes: draw only this one (default: all in turn)")
     of.add_argument("--guidance", type=_positive, default=1.0, help="with classes: scale of the guidance, 1 (default) is none")
@@ -671,6 +686,7 @@ def _parser() -> argparse.ArgumentParser:
     of = command("evaluate", run_evaluate)
     of.add_argument("--weights", type=Path, help="checkpoint (default: the shipped digits)")
     of.add_argument("--steps", type=_whole(1), help="moves of the sampler (default: the checkpoint's)")
+    of.add_argument("--spacing", type=_at_least_1, default=1.0, metavar="POWER", help=_SPACING)
     of.add_argument("--seed", type=_SEED, default=0)
     of.add_argument("--data-root", type=Path, help="where the image sets lie (default: the variable DDPM_EDU_DATA)")
     of.add_argument("--judge", type=Path, help="with classes: the judge's checkpoint (default: the shipped one for the data)")

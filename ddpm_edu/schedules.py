@@ -163,18 +163,27 @@ class NoiseSchedule:
 
     # Fewer steps of the same process ------------------------------------------------------------------------------
 
-    def steps(self, n: int | Sequence[int] | None = None) -> list[int]:
+    def steps(self, n: int | Sequence[int] | None = None, spacing: float = 1.0) -> list[int]:
         """A strictly decreasing list of steps that ends in 0: what a sampler visits.
 
-        `None` gives T, T-1, …, 0. An int n gives n moves, evenly spaced, from T to 0. A list is checked and returned.
-        Raises ValueError for n outside 1..T, a list that does not fall at every place, or one that does not end in 0.
+        `None` gives T, T-1, …, 0. An int n gives n moves from T to 0, t_k ≈ T (k/n)^spacing for k = n, …, 0: evenly spaced
+        at 1, closer together at small t above it; 2 is the quadratic list of [Song 2021, DDIM, App. D.2]. No t_k is below k,
+        so none comes twice. A list is checked and returned.
+        Raises ValueError for n outside 1..T, a list that does not fall at every place, or one that does not end in 0, and
+        for a spacing below 1, or other than 1 with a list.
         """
+        number(spacing, "spacing", 1, math.inf, closed="low")
         if n is None:
-            return list(range(self.T, -1, -1))
+            n = self.T
         if isinstance(n, (int, float)):
             if count(n, "steps") > self.T:
                 raise ValueError(f"steps = {n} is more than the schedule's T = {self.T}")
-            return [(self.T * k + n // 2) // n for k in range(n, -1, -1)]
+            if spacing == 1:
+                return [(self.T * k + n // 2) // n for k in range(n, -1, -1)]
+            # The curve is convex from 0 on: once it is above k it climbs by more than 1 a move, and no step comes twice.
+            return [max(k, math.floor(self.T * (k / n) ** spacing + 0.5)) for k in range(n, -1, -1)]
+        if spacing != 1:
+            raise ValueError(f"spacing = {spacing} is for a number of steps; a list says itself where they are")
         visited = whole_numbers(n, "steps")
         if len(visited) < 2 or visited[-1] != 0 or visited[0] > self.T:
             raise ValueError(f"steps must start at most at T = {self.T} and end in 0, got {_short(visited)}")

@@ -228,6 +228,8 @@ sample --out picture  ->  --out picture must end in .png or .npy
 sample --weights .  ->  no weight file at .
 evaluate --weights no.safetensors  ->  no weight file at no.safetensors
 evaluate --per-step 1  ->  argument --per-step: must be a whole number of at least 2, got '1'
+evaluate --spacing 0.5  ->  argument --spacing: must be a number of at least 1, got '0.5'
+sample --spacing even  ->  argument --spacing: must be a number of at least 1, got 'even'
 evaluate --guided 0  ->  argument --guided: must be a whole number of at least 1, got '0'
 evaluate --device toaster  ->  --device toaster is not a device
 judge --data unicorns  ->  data = 'unicorns' is neither one of digits

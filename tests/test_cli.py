@@ -297,6 +297,31 @@ def test_draws_are_computed_in_what_the_device_is_fast_at(monkeypatch, trained, 
     assert set(seen) == {torch.float32 if trained_in == "float32" else getattr(torch, fast)}
 
 
+@pytest.mark.parametrize(
+    "options, visited",
+    [
+        ([], [20, 15, 10, 5]),
+        (["--spacing", "2"], [20, 11, 5, 1]),  # 20 (k/4)² = 20, 11.25, 5, 1.25
+        (["--steps", "3", "--spacing", "2"], [20, 9, 2]),  # 20 (k/3)² = 20, 8.9, 2.2
+    ],
+)
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
+def test_the_steps_visited_are_those_asked_for(trained, monkeypatch, command, options, visited):
+    network, card = weights.load(trained)
+    seen = []
+    network.register_forward_hook(lambda module, inputs, output: seen.append(int(inputs[1].reshape(-1)[0])))
+    monkeypatch.setattr(weights, "load", lambda *rest: (network, card))
+    monkeypatch.setattr("ddpm_edu.metrics.quality", lambda *rest: {})
+    assert (
+        cli.main([command, "--weights", str(trained), *options] + (["--n", "2", "--out", "x.npy"] * (command == "sample"))) == 0
+    )
+    batches = 1 if command == "sample" else -(-len(data.digits_split()["A"]) // cli.SAMPLE_BATCH)
+    assert seen == visited * batches
+    if command == "evaluate":
+        quality = json.loads(Path("net.json").read_text())["quality"]
+        assert quality["steps"] == len(visited) and quality["spacing"] == (2 if "--spacing" in options else 1)
+
+
 def test_default_is_the_shipped_digits_checkpoint(trained, monkeypatch):
     monkeypatch.setattr(weights, "shipped", lambda: trained)
     assert cli.main(["sample", "--n", "2", "--out", "x.npy"]) == 0
@@ -308,6 +333,7 @@ def test_evaluate_writes_the_figures_into_the_card(trained, monkeypatch, capsys)
     card = json.loads(Path("net.json").read_text())
     assert card["quality"]["share"] == len(data.digits_split()["A"]) and card["quality"]["deep"]["list"] == [0.1235]
     assert card["quality"]["seed"] == 3 and card["quality"]["steps"] == 4 and "--seed 3" in card["quality"]["command"]
+    assert card["quality"]["spacing"] == 1
     assert card["loss_curve"] and "share: 8" in capsys.readouterr().out
 
 

@@ -1,5 +1,6 @@
 """The tables against literal loops, exact fractions and the joint covariance of the chain."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -193,6 +194,27 @@ def test_evenly_spaced_steps_are_the_nearest():
     assert schedule.steps(4) == [10, 8, 5, 3, 0]  # 7.5 and 2.5 are rounded up
     assert schedule.steps(3) == [10, 7, 3, 0] and schedule.steps(7) == [10, 9, 7, 6, 4, 3, 1, 0]
     assert schedule.steps([10, 0]) == [10, 0] and schedule.steps((3, 2, 0)) == [3, 2, 0]
+
+
+@given(T=st.integers(1, 1500), share=st.floats(0, 1), spacing=st.floats(1, 12))
+@settings(max_examples=300, deadline=None)
+def test_spaced_steps_are_the_power_rounded_and_never_twice(T, share, spacing):
+    schedule, n = NoiseSchedule.constant(T, 0.01), 1 + round(share * (T - 1))
+    visited = schedule.steps(n, spacing)
+    assert len(visited) == n + 1 and visited[0] == T and visited[-1] == 0
+    assert all(t > s for t, s in itertools.pairwise(visited))
+    for k, t in enumerate(reversed(visited)):
+        power = math.exp(spacing * math.log(k / n)) * T if k else 0.0
+        assert abs(t - power) <= 0.5 + 1e-9 or (t == k and power < k)
+
+
+def test_spaced_steps_by_hand():
+    schedule = NoiseSchedule.linear(1000)
+    assert schedule.steps(5, 2) == [1000, 640, 360, 160, 40, 0]  # DDIM's list: T (k/5)²
+    assert schedule.steps(4, 1.5) == [1000, 650, 354, 125, 0]  # √(27/64) = 0.6495, √(1/8) = 0.3536, (1/4)^1.5 = 1/8
+    assert schedule.steps(100, 3)[-12:] == [11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]  # 11³/1000 = 1.3 is below 11
+    assert schedule.steps(10, 1.0) == schedule.steps(10) and schedule.steps(None, 2.0) == schedule.steps()
+    assert NoiseSchedule.linear(10).steps(1, 7.0) == [10, 0] and NoiseSchedule.linear(3).steps(3, 1e9) == [3, 2, 1, 0]
 
 
 def test_tables_do_not_share_memory_or_gradients_with_what_they_came_from():
