@@ -178,10 +178,9 @@ class NoiseSchedule:
         if isinstance(n, (int, float)):
             if count(n, "steps") > self.T:
                 raise ValueError(f"steps = {n} is more than the schedule's T = {self.T}")
-            if spacing == 1:
-                return [(self.T * k + n // 2) // n for k in range(n, -1, -1)]
             # The curve is convex from 0 on: once it is above k it climbs by more than 1 a move, and no step comes twice.
-            return [max(k, math.floor(self.T * (k / n) ** spacing + 0.5)) for k in range(n, -1, -1)]
+            # A half goes up, also one that the power has rounded down by 1e-13.
+            return [max(k, math.floor(self.T * (k / n) ** spacing + 0.5 + 1e-9)) for k in range(n, -1, -1)]
         if spacing != 1:
             raise ValueError(f"spacing = {spacing} is for a number of steps; a list says itself where they are")
         visited = whole_numbers(n, "steps")

@@ -128,6 +128,8 @@ def test_steps():
         (lambda: ALL["linear10"].steps(11), "steps = 11 is more than"),
         (lambda: ALL["linear10"].steps(0), "steps = 0 is too small"),
         (lambda: ALL["linear10"].steps([5, 5, 0]), "strictly decreasing"),
+        (lambda: ALL["linear10"].steps(5, 0.9), r"spacing = 0.9 is outside \[1, inf\)"),
+        (lambda: ALL["linear10"].steps([5, 0], 2.0), "spacing = 2.0 is for a number of steps"),
         (lambda: ALL["linear10"].steps([5, 1]), "end in 0"),
         (lambda: ALL["linear10"].steps([11, 0]), "at most at T = 10"),
         (lambda: ALL["linear10"].steps([0]), "end in 0"),
@@ -205,7 +207,15 @@ def test_spaced_steps_are_the_power_rounded_and_never_twice(T, share, spacing):
     assert all(t > s for t, s in itertools.pairwise(visited))
     for k, t in enumerate(reversed(visited)):
         power = math.exp(spacing * math.log(k / n)) * T if k else 0.0
-        assert abs(t - power) <= 0.5 + 1e-9 or (t == k and power < k)
+        assert abs(t - power) <= 0.5 + 2e-9 or (t == k and power < k)
+
+
+@pytest.mark.parametrize("T", [1, 10, 1000])
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_halves_go_up_exactly(T, power):
+    for n in {1, 2, 4, 5, 7, 8, 10, 20, 100, 250, 1000} & set(range(T + 1)):
+        exact = [math.floor(Fraction(T * k**power, n**power) + Fraction(1, 2)) for k in range(n, -1, -1)]
+        assert NoiseSchedule.constant(T, 0.1).steps(n, float(power)) == [max(t, n - i) for i, t in enumerate(exact)]
 
 
 def test_spaced_steps_by_hand():
