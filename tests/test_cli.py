@@ -635,11 +635,11 @@ def test_a_judge_of_other_images_is_refused_before_anything_is_drawn(classy, cap
 
 
 def test_torchrun_needs_no_other_change(tmp_path):
-    """Two processes: one bar, one set of files, and the weights of one process to float tolerance."""
+    """Two processes: one bar and one set of files. Behind `--`, `--start` is ours, and not torchrun's `--start-method`."""
     from test_training import torchrun
 
     command = "ddpm_edu train --data digits --steps 3 --batch 6 --save-every 2 --device cpu --out two.safetensors".split()
-    run = torchrun("-m", *command, cwd=tmp_path)
+    run = torchrun("-m", "--", *command, "--start", str(weights.shipped("digits")), cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("images of shape") == 1 and "float32 on 2 × " in run.stdout
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}

@@ -616,8 +616,8 @@ if processes()[0] == 0:
 
 
 def torchrun(*command, cwd, processes=2):
-    """What `torchrun --standalone --nproc_per_node=2 …` does; one thread each."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *command]
+    """What `torchrun --standalone --nproc-per-node 2 …` does; one thread each."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *command]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(launch, capture_output=True, text=True, cwd=cwd, timeout=300, env=env)
 
