@@ -1,4 +1,4 @@
-"""The command line: python -m ddpm_edu train / sample / evaluate.
+"""The command line: python -m ddpm_edu train / average / sample / evaluate / judge.
 
 Whatever is wrong is found before the work starts and told in one line on stderr, with exit code 2.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import math
 import os
 import platform
@@ -240,6 +241,61 @@ def _interruptible() -> Iterator[threading.Event]:
     finally:
         for of, old in before.items():
             signal.signal(of, old)
+
+
+# average ----------------------------------------------------------------------------------------------------------
+
+
+def run_average(args: argparse.Namespace) -> int:
+    """Average the weights of several runs on one set of data, and say what each of them and the average loses on a draw.
+
+    Runs that began with the same trained weights differ by the noise of their gradients, of which the average keeps less
+    [Wortsman 2022]. Averages of unrelated runs are worth nothing, and the losses show it.
+    """
+    out = _ending(args.out, "--out", [".safetensors"])
+    if len(args.weights) < 2:
+        raise Refused(f"--weights names {len(args.weights)} file; an average needs two at least")
+    networks, cards = zip(*(weights.load(path) for path in args.weights))
+    configs = [_card_config(card, path) for card, path in zip(cards, args.weights)]
+    fields: dict[str, Callable[[int], Any]] = {
+        "network": lambda k: cards[k]["network"],
+        "schedule": lambda k: (configs[k].schedule, configs[k].T),
+        "data set": lambda k: cards[k].get("data", {"name": configs[k].data}),
+    }
+    for k, (what, of) in itertools.product(range(1, len(cards)), fields.items()):
+        if of(k) != of(0):
+            raise Refused(f"{args.weights[k]} has another {what} than {args.weights[0]}: {of(k)}, not {of(0)}")
+    for path in (out, weights.card_path(out)):
+        check_writable(path)
+    config, state = configs[0], TrainState(configs[0])  # its averaged network takes each in turn, the average last
+    parts = [network.state_dict() for network in networks]
+    average = {name: torch.stack([part[name] for part in parts]).double().mean(0) for name in parts[0]}
+
+    held_out = "test" if config.data in data.IMAGE_SETS else "train"  # a folder has one split
+    images = data.load(config.data, args.data_root, held_out, size=_image_shape(config)[1])
+    losses = []
+    for part in (*parts, average):
+        state.ema.module.load_state_dict(part)
+        losses.append(round(state.fixed_loss(images, args.images), 6))
+    history: list[dict[str, Any]] = []
+    for path, card in zip(args.weights, cards):
+        for run in (*card.pop("history", []), {"file": path.name, **card}):
+            if not any(all(run.get(key) == other.get(key) for key in ("command", "commit", "loss_curve")) for other in history):
+                history.append(run)
+    card = {
+        "command": args.command_line,
+        "config": dataclasses.asdict(config),
+        "commit": _commit(),
+        "data": fields["data set"](0),
+        "parameters": _parameters(state.ema_network),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "average": {"files": [path.name for path in args.weights], "losses": losses[:-1], "loss": losses[-1]},
+        "history": history,
+    }
+    weights.save(out, state.ema_network, card, getattr(torch, config.stored))
+    for name, loss in zip((*map(str, args.weights), f"{out}, their average"), losses):
+        print(f"{name}: loss {loss:.6f}")
+    return 0
 
 
 # sample -----------------------------------------------------------------------------------------------------------
@@ -637,12 +693,12 @@ _SEED = _whole(0, 2**63 - 2)  # torch takes seeds of 63 bits, and evaluate takes
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m ddpm_edu", description="Train a denoising diffusion model, sample from it, measure it.")
-    commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate | judge")
+    commands = parser.add_subparsers(required=True, metavar="train | average | sample | evaluate | judge")
 
     def command(name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         of = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         of.set_defaults(run=run)
-        if run is not run_judge:  # a few minutes on any processor
+        if run not in (run_average, run_judge):  # a few minutes at most, on any processor
             of.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps …")
         return of
 
@@ -670,6 +726,12 @@ def _parser() -> argparse.ArgumentParser:
     of.add_argument("--accumulate", type=_whole(1), metavar="PIECES", help="cut the batch into pieces to need less memory")
     of.add_argument("--compile", action=argparse.BooleanOptionalAction, help="by torch.compile (default: on CUDA)")
     of.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="memory layout (default: on CUDA)")
+
+    of = command("average", run_average)
+    of.add_argument("--weights", type=Path, nargs="+", required=True, help="weights of two runs or more")
+    of.add_argument("--out", type=Path, required=True, help="weights to write, the card with those of the runs beside them")
+    of.add_argument("--data-root", type=Path, help="where the image sets lie (default: the variable DDPM_EDU_DATA)")
+    of.add_argument("--images", type=_whole(1), default=1000, help="test images of the losses (default: 1000)")
 
     of = command("sample", run_sample)
     of.add_argument("--n", type=_whole(1), default=64, help="how many images (default: 64)")

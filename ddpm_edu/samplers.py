@@ -41,7 +41,8 @@ def ancestral(
 
     x_s = μ_θ(x_t, t) + √σ² z,   z ~ N(0, I), and z = 0 in the last move, to s = 0.
     `x_T` (B, ...) is the start, drawn from N(0, I) by the caller. `steps` as in `NoiseSchedule.steps`: None visits all,
-    an int so many evenly spaced moves, a list exactly those. `sigma2` and `clip` as in `p_mean_variance`.
+    an int so many evenly spaced moves, a list exactly those (`schedule.steps(n, spacing)` gives unevenly spaced ones).
+    `sigma2` and `clip` as in `p_mean_variance`.
     Yields a Step for every state, the start and x_0 included. Bad arguments raise here, not at the first step.
     """
     visited = diffusion.schedule.steps(steps)

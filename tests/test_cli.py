@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from conftest import write_mnist
 
@@ -498,6 +499,65 @@ def test_a_run_can_begin_with_trained_weights(capsys, trained):
     history = weights.load("three.safetensors")[1]["history"]
     assert [run["file"] for run in history] == ["net.safetensors", "two.safetensors"]
     assert not any("history" in run for run in history)
+
+
+def test_runs_with_a_common_start_are_averaged(capsys, trained):
+    """The mean of the weights, the loss of each and of the mean on one draw, and each run's card once, the start's first."""
+    on = ["train", "--data", "digits", "--start", "net.safetensors"]
+    for seed in ("1", "2"):
+        assert cli.main([*on, "--seed", seed, "--out", f"net{seed}.safetensors"]) == 0
+    names = ["net.safetensors", "net1.safetensors", "net2.safetensors"]
+    capsys.readouterr()
+    line = ["average", "--weights", *names, "--out", "mean.safetensors", "--images", "50"]
+    assert cli.main(line) == 0
+    said = capsys.readouterr().out.splitlines()
+    _, card = weights.load("mean.safetensors")
+    runs = [safetensors.numpy.load_file(name) for name in names]
+    for name, x in safetensors.numpy.load_file("mean.safetensors").items():
+        assert not np.array_equal(runs[1][name], runs[2][name]) or not runs[0][name].any(), name
+        np.testing.assert_allclose(x, np.mean([run[name].astype("f8") for run in runs], axis=0), rtol=2**-24, atol=0)
+
+    state = training.TrainState(TINY)  # of the start's configuration, whose seed decides the draw
+    losses = []
+    for name in (*names, "mean.safetensors"):
+        weights.load_into(state.ema.module, weights.load(name)[0].state_dict(), name)
+        losses.append(state.fixed_loss(data.load("digits", split="test"), 50))
+    assert len(set(losses)) == 4
+    assert [*card["average"]["losses"], card["average"]["loss"]] == pytest.approx(losses, abs=1e-6)
+    assert card["average"]["files"] == names and "loss_curve" not in card
+    assert [row.split(":")[0] for row in said] == [*names, "mean.safetensors, their average"]
+    assert all(f"loss {loss:.6f}" in row for loss, row in zip(losses, said))
+
+    assert [run["file"] for run in card["history"]] == names and not any("history" in run for run in card["history"])
+    assert card["command"] == "python -m ddpm_edu " + " ".join(line) and card["config"]["seed"] == 0
+    assert cli.main(["sample", "--weights", "mean.safetensors", "--n", "1", "--out", "x.png"]) == 0
+    assert cli.main(["train", "--data", "digits", "--start", "mean.safetensors", "--out", "on.safetensors"]) == 0
+    history = weights.load("on.safetensors")[1]["history"]
+    assert [run["file"] for run in history] == [*names, "mean.safetensors"]
+
+
+def test_only_runs_of_one_kind_are_averaged(capsys, trained, monkeypatch):
+    def of(config: TrainConfig, name: str) -> None:
+        monkeypatch.setitem(training.PRESETS, "digits", config)
+        assert cli.main(["train", "--data", "digits", "--steps", "1", "--out", f"{name}.safetensors"]) == 0
+
+    of(dataclasses.replace(TINY, network={**NET, "base": 16}), "wide")
+    of(dataclasses.replace(TINY, T=10), "short")
+    of(TINY, "strange")
+    card = json.loads(Path("strange.json").read_text())
+    Path("strange.json").write_text(json.dumps({**card, "data": {**card["data"], "sha256": "0" * 64}}))
+    capsys.readouterr()
+    for what, words in (
+        ("net.safetensors", "--weights names 1 file; an average needs two at least"),
+        ("net.safetensors wide.safetensors", "wide.safetensors has another network than net.safetensors: {"),
+        ("net.safetensors net.safetensors short.safetensors", "short.safetensors has another schedule than net.safetensors: "),
+        ("net.safetensors strange.safetensors", "strange.safetensors has another data set than net.safetensors: "),
+        ("net.safetensors nowhere.safetensors", "no weight file at nowhere.safetensors"),
+    ):
+        assert words in refused(capsys, "average", "--weights", *what.split(), "--out", "mean.safetensors")
+    both = ["average", "--weights", "net.safetensors", "strange.safetensors", "--out"]
+    assert "must end in .safetensors" in refused(capsys, *both, "mean.json")
+    assert not Path("mean.safetensors").exists() and not Path("mean.json").exists()
 
 
 def test_weights_to_begin_with_are_checked_before_the_work(capsys, trained):
