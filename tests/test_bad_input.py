@@ -83,7 +83,7 @@ EXEMPT = {
         unet.ResBlock unet.ResBlock.forward unet.Attention unet.Attention.forward unet.Block unet.Block.forward
         unet.Downsample unet.Downsample.forward unet.Upsample unet.Upsample.forward unet.step_of_each""",
     "takes what the command line's parser has checked; see COMMANDS": """
-        cli.main cli.run_train cli.run_sample cli.run_evaluate cli.run_judge""",
+        cli.main cli.run_train cli.run_average cli.run_sample cli.run_evaluate cli.run_judge""",
     "asks the device or the other processes what they have, no more": "training.fast_precision training.on_any_process",
     "looks at its arguments when it is called": "diffusion.LearnedVariance",
     "draws the book's fixed diagrams": "diagrams",
@@ -216,6 +216,12 @@ train --data digits --out .safetensors  ->  --out .safetensors must end in .safe
 train --data digits --resume --preset digits  ->  no checkpoint in runs/digits.checkpoints
 train --data  ->  argument --data: expected one argument
 train --data digits extra  ->  unrecognized arguments: extra
+average --weights weights.safetensors  ->  the following arguments are required: --out
+average --weights --out mean.safetensors  ->  argument --weights: expected at least one argument
+average --weights no.safetensors --out mean.safetensors  ->  --weights names 1 file; an average needs two at least
+average --weights no.safetensors nor.safetensors --out mean.safetensors  ->  no weight file at no.safetensors
+average --weights no.safetensors nor.safetensors --out mean.pt  ->  --out mean.pt must end in .safetensors
+average --weights no.safetensors nor.safetensors --out mean.safetensors --images 0  ->  argument --images: must be a whole number of at least 1, got '0'
 sample --n -1  ->  argument --n: must be a whole number of at least 1, got '-1'
 sample --n 1e3  ->  argument --n: must be a whole number of at least 1, got '1e3'
 sample --seed 18446744073709551615  ->  argument --seed: must be a whole number from 0 to 9223372036854775806
