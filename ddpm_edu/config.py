@@ -52,8 +52,9 @@ class TrainConfig:
 
     def __post_init__(self):
         instance(self.data, "data", str), instance(self.network, "network", dict)
-        if self.network.get("kind") not in NETWORKS:
-            raise ValueError(f"network = {self.network} must name its kind: one of {', '.join(NETWORKS)}")
+        of_noise = [kind for kind in NETWORKS if kind != "Judge"]  # a judge predicts classes; see `metrics.train_judge`
+        if self.network.get("kind") not in of_noise:
+            raise ValueError(f"network = {self.network} must name its kind: one of {', '.join(of_noise)}")
         for name, kinds in (
             ("flip", (bool,)),
             ("lr_decay", (bool,)),

@@ -414,6 +414,7 @@ def train(state: TrainState, data: Data, until: int | None = None) -> Iterator[M
     compiled = torch.compile(on_all) if config.compile else on_all
 
     def images(chosen: Tensor, mirrored: Tensor) -> Tensor:
+        """The chosen images of the data, flipped where mirrored, in the memory layout asked for."""
         x_0 = _images(data, chosen, network)
         if config.flip:
             x_0 = torch.where(mirrored.to(device)[:, None, None, None], x_0.flip(-1), x_0)
