@@ -221,7 +221,7 @@ average --weights --out mean.safetensors  ->  argument --weights: expected at le
 average --weights no.safetensors --out mean.safetensors  ->  --weights names 1 file; an average needs two at least
 average --weights no.safetensors nor.safetensors --out mean.safetensors  ->  no weight file at no.safetensors
 average --weights no.safetensors nor.safetensors --out mean.pt  ->  --out mean.pt must end in .safetensors
-average --weights no.safetensors nor.safetensors --out mean.safetensors --images 0  ->  argument --images: must be a whole number of at least 1, got '0'
+average --weights a b --out mean.safetensors --images 0  ->  argument --images: must be a whole number of at least 1, got '0'
 sample --n -1  ->  argument --n: must be a whole number of at least 1, got '-1'
 sample --n 1e3  ->  argument --n: must be a whole number of at least 1, got '1e3'
 sample --seed 18446744073709551615  ->  argument --seed: must be a whole number from 0 to 9223372036854775806
