@@ -42,7 +42,7 @@ class TrainConfig:
     vlb_weight: float = 0.001  # λ in L_simple + λ L_vlb [Nichol 2021, Eq. 16]
     times: str = "uniform"  # how t is drawn; "importance": in proportion to the losses seen, see `training.ImportanceSampler`
     seed: int = 0
-    # How the same thing is computed: without dropout the numbers differ in their last digits only.
+    # How the same thing is computed: without dropout the numbers of one step differ by rounding only.
     precision: str = "auto"  # "float32", "bfloat16", "float16" (with a scaled loss), or "auto": what the device is fast at
     accumulate: int = 1  # pieces into which each process cuts its share of the batch, to need less memory
     compile: bool | None = None  # by torch.compile; None: on CUDA, where Triton runs

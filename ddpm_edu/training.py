@@ -6,8 +6,8 @@
     state.ema_network                         # the averaged network, the one to sample from
 
 All randomness of step k (which images, t, ε, dropout) is a function of the seed and k. So a run that is stopped,
-saved, loaded and resumed is the same run, bit for bit, and no random state needs storing. (An `ImportanceSampler`'s t
-depend on the losses seen, too: those are part of what is saved.) The same two
+saved, loaded and resumed is the same run, bit for bit (on a GPU but for the order in which it adds), and no random state
+needs storing. (An `ImportanceSampler`'s t depend on the losses seen, too: those are part of what is saved.) The same two
 lines started by `torchrun --nproc-per-node N` train on N devices: every process draws the joint batch and takes its share.
 """
 

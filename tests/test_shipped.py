@@ -149,7 +149,7 @@ def test_the_card_of_mnist_holds_what_the_book_promises():
     quality = card["quality"]
     assert card["parameters"] <= 2_000_000 and judge["test_accuracy"] >= 0.99
     assert quality["samples"] == 5000 and quality["guidance"] <= 2 and quality["guided_samples"] >= 500
-    assert quality["recognised"]["unguided"] >= 0.979 and quality["recognised"]["guided"] >= 0.995
+    assert quality["recognised"]["unguided"] >= 0.98 and quality["recognised"]["guided"] >= 0.995
     assert quality["frechet"]["images"] == 5000 and quality["frechet"]["ratio"] <= 1.5
     bits = quality["bits_per_dim"]
     assert bits["images"] == 10_000 and bits["total"] == pytest.approx(bits["L_0"] + bits["L_1:T-1"] + bits["L_T"], abs=2e-4)
